@@ -9,5 +9,6 @@ pub mod config;
 pub mod ids;
 pub mod io;
 pub mod limits;
+pub mod log;
 pub mod rng;
 pub mod time;
