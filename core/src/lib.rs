@@ -11,4 +11,5 @@ pub mod io;
 pub mod limits;
 pub mod log;
 pub mod rng;
+pub mod session;
 pub mod time;
