@@ -11,6 +11,7 @@ pub mod ids;
 pub mod io;
 pub mod limits;
 pub mod log;
+pub mod replication;
 pub mod rng;
 pub mod session;
 pub mod time;
