@@ -46,7 +46,7 @@ pub struct CommandHeader {
 /// Why the context of an entry is not a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    #[error("a command header has {} bytes, this one has {0}", CommandHeader::BYTES)]
+    #[error("a command header has {expected} bytes, this one has {0}", expected = CommandHeader::BYTES)]
     Length(usize),
     #[error("command headers of version {0} are unknown to this build")]
     Version(u8),
