@@ -5,6 +5,7 @@
 //! simulator), which talks to [`shard::Shard`] through [`io::Input`] and [`io::Effects`] only.
 #![forbid(unsafe_code)]
 
+pub mod command;
 pub mod config;
 pub mod ids;
 pub mod io;
