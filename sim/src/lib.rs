@@ -1,1 +1,10 @@
+//! Deterministic simulation of complete Kauri clusters.
+#![forbid(unsafe_code)]
 
+pub mod bites;
+pub mod clock;
+pub mod dice;
+pub mod digest;
+pub mod disk;
+pub mod schedule;
+pub mod time;
