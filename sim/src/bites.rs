@@ -88,6 +88,12 @@ impl Bites {
         *self.0.entry(bite).or_default() += 1;
     }
 
+    pub fn add_if(&mut self, bit: bool, bite: Bite) {
+        if bit {
+            self.add(bite);
+        }
+    }
+
     pub fn of(&self, bite: Bite) -> u64 {
         self.0.get(&bite).copied().unwrap_or_default()
     }

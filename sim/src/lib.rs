@@ -6,5 +6,6 @@ pub mod clock;
 pub mod dice;
 pub mod digest;
 pub mod disk;
+pub mod network;
 pub mod schedule;
 pub mod time;

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use kauri_protocol::frame::FrameSplitter;
+use kauri_protocol::frame::{FrameError, FrameSplitter};
 
 use super::Site;
 use crate::time::Instant;
@@ -62,10 +62,10 @@ pub(super) struct Stream {
     pub(super) held_until: Instant,
     pub(super) give_up_armed: bool,
     pub(super) splitter: FrameSplitter,
+    /// Bytes that the receiver read and has not put through the splitter.
+    pub(super) read: Bytes,
     /// Bytes of frames the receiver is still ready to take; None if it always reads.
     pub(super) credit: Option<i64>,
-    /// The receiver saw the end of the stream, or a frame that breaks the rules.
-    pub(super) ended: bool,
 }
 
 impl Stream {
@@ -79,14 +79,34 @@ impl Stream {
             held_until: Instant::default(),
             give_up_armed: false,
             splitter,
+            read: Bytes::new(),
             credit,
-            ended: false,
         }
     }
 
     /// Bytes that the sender still waits to see acknowledged.
     pub(super) fn is_waiting(&self) -> bool {
         self.acknowledgements_held > 0 || !self.segments.is_empty()
+    }
+
+    /// The next whole frame of what the receiver read, or None if it must read on.
+    pub(super) fn next_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
+        loop {
+            if let Some(frame) = self.splitter.next_frame()? {
+                return Ok(Some(frame));
+            }
+            if self.read.is_empty() {
+                return Ok(None);
+            }
+            let spare = self.splitter.spare();
+            let taken = self.read.split_to(self.read.len().min(spare.len()));
+            spare[..taken.len()].copy_from_slice(&taken);
+            self.splitter.commit(taken.len());
+        }
+    }
+
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.segments.front().is_some_and(|segment| segment.arrives <= now)
     }
 
     pub(super) fn may_read(&self) -> bool {
