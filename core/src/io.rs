@@ -108,6 +108,20 @@ pub struct DiskOperation {
     pub action: DiskAction,
 }
 
+/// Hands out the ids of disk operations. A shard owns one and lends it to whoever asks the disk for something.
+#[derive(Debug, Default)]
+pub struct OperationIds {
+    last: u64,
+}
+
+impl OperationIds {
+    /// An id that was not given out before.
+    pub fn next_id(&mut self) -> OperationId {
+        self.last += 1;
+        OperationId(self.last)
+    }
+}
+
 /// A disk operation. Files and directories are named relative to the data directory (see [`FileName::path`]).
 #[derive(Clone, Debug)]
 pub enum DiskAction {

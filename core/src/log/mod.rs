@@ -1,0 +1,6 @@
+//! Durable bytes: the WAL that all groups of a shard share, its recovery, and who this data directory belongs to.
+//!
+//! Knows records, files and checksums; knows neither Raft's rules nor Kafka's formats. Reaches the disk only through
+//! [`crate::io::Effects`], so that a simulated disk sees every operation in its real order.
+
+pub mod record;
