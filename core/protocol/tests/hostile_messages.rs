@@ -161,7 +161,7 @@ fn a_well_formed_frame_of_tiny_elements_is_over_budget() {
     // A mebibyte of empty topics takes two bytes each on the wire and fifty in memory.
     let mut frame = Writer::new();
     frame.put_unsigned_varint(500_001);
-    frame.put_slice(&vec![1, 0].repeat(500_000));
+    frame.put_slice(&[1, 0].repeat(500_000));
     frame.put_slice(&[0, 0, 0, 0]);
     let frame = frame.into_bytes();
     let metadata = API_TABLE.iter().find(|api| api.name == "Metadata").unwrap();
