@@ -8,5 +8,6 @@
 pub mod ids;
 pub mod io;
 pub mod limits;
+pub mod log;
 pub mod rng;
 pub mod time;
