@@ -6,18 +6,10 @@
 //!
 //! Does not look into frames, except that the splitter allows large ones to those that carry records.
 
-use std::{
-    io,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use kauri_core::{
-    ids::ConnectionId,
-    io::Input,
-    limits,
-};
+use kauri_core::{ids::ConnectionId, io::Input, limits};
 use kauri_protocol::frame::{FrameError, FrameLimits, FrameSplitter};
 use slog::{Logger, debug, o, warn};
 use tokio::{
