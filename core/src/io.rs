@@ -102,17 +102,6 @@ pub struct PeerDial {
     pub address: String,
 }
 
-/// Hands out the ids of disk operations, each once while the process lives.
-#[derive(Debug, Default)]
-pub struct OperationIds(u64);
-
-impl OperationIds {
-    pub fn next(&mut self) -> OperationId {
-        self.0 += 1;
-        OperationId(self.0)
-    }
-}
-
 #[derive(Debug)]
 pub struct DiskOperation {
     pub id: OperationId,

@@ -1,14 +1,7 @@
-<<<<<<< HEAD
-//! Durable bytes: the WAL that all groups of a shard share, its recovery, and who this data directory belongs to.
+//! Durable bytes: the write-ahead log that all groups of a shard share, and the segments that applied batches live in.
 //!
-//! Knows records, files and checksums; knows neither Raft's rules nor Kafka's formats. Reaches the disk only through
-//! [`crate::io::Effects`], so that a simulated disk sees every operation in its real order.
+//! Knows groups, indexes and offsets as positions; not what an entry means, and not Kafka beyond the header of a
+//! record batch.
 
 pub mod record;
-=======
-//! Durable bytes: the write-ahead log of a shard, and the segments of its partitions.
-//!
-//! Nothing here knows Raft's rules or Kafka's APIs. Every disk operation is an effect with a completion.
-
 pub mod segment;
->>>>>>> segment
