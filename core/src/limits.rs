@@ -122,6 +122,19 @@ pub const REPLICAS_MAX: usize = 5;
 /// Voters of the metadata group.
 pub const METADATA_VOTERS_MAX: usize = 5;
 
+/// Partitions of all topics together, and so partition groups of a cluster.
+pub const CLUSTER_PARTITIONS_MAX: usize = 200_000;
+/// Nodes of a cluster.
+pub const CLUSTER_NODES_MAX: usize = 1000;
+/// A host name or rack name of a node.
+pub const NODE_TEXT_BYTES_MAX: usize = 255;
+/// The value of one topic configuration.
+pub const CONFIG_VALUE_BYTES_MAX: usize = 4096;
+/// Producer ids handed out in one block.
+pub const PRODUCER_ID_BLOCK_MAX: u32 = 100_000;
+/// Records of one leader gossip message; a digest is split into as many messages as it needs.
+pub const LEADER_RECORDS_MAX: usize = 4096;
+
 /// Fetch sessions per node (Kafka: max.incremental.fetch.session.cache.slots).
 pub const FETCH_SESSIONS_MAX: usize = 1000;
 /// Kafka's default of fetch.max.bytes on the broker.
