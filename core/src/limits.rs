@@ -144,6 +144,12 @@ pub const FETCH_READ_BYTES: usize = 1 << 20;
 
 /// Batches remembered per producer (Kafka's protocol allows five in flight).
 pub const PRODUCER_BATCHES: usize = 5;
+/// Producers remembered per partition.
+pub const PRODUCERS_MAX: usize = 100_000;
+/// Entries proposed to Raft at once.
+pub const PROPOSAL_ENTRIES_MAX: usize = 1024;
+/// Partitions in all fetch sessions of a node.
+pub const FETCH_SESSION_PARTITIONS_MAX: usize = 1_000_000;
 
 const _: () = assert!(BATCH_BYTES_MAX < PRODUCE_FRAME_BYTES_MAX, "the largest batch fits into a frame");
 const _: () = assert!(BATCH_BYTES_MAX < PEER_FRAME_BYTES_MAX, "the largest batch fits into a peer's frame");
