@@ -11,5 +11,6 @@ pub mod ids;
 pub mod io;
 pub mod limits;
 pub mod log;
+pub mod replication;
 pub mod rng;
 pub mod time;

@@ -53,6 +53,15 @@ pub const SHARD_TAIL_BYTES_MAX: usize = 64 << 20;
 pub const RAFT_MESSAGE_BYTES_MAX: u64 = 1 << 20;
 /// Append messages in flight per follower of a group.
 pub const RAFT_INFLIGHT_MESSAGES_MAX: usize = 32;
+/// Payload of one entry: the largest batch and what a command adds to it.
+pub const RAFT_ENTRY_BYTES_MAX: usize = BATCH_BYTES_MAX + (1 << 16);
+/// Bytes of entries a follower holds that are not applied yet; beyond it appends are dropped before they reach Raft.
+pub const GROUP_UNAPPLIED_BYTES_MAX: usize = 48 << 20;
+/// Reads of log entries from disk under way per group, and how many deliveries may wait for one of them.
+pub const RAFT_FETCHES_MAX: usize = 8;
+pub const RAFT_FETCH_WAITERS_MAX: usize = 16;
+/// Linearizable reads of one group that wait for their confirmation.
+pub const RAFT_READS_WAITING_MAX: usize = 4096;
 /// Unacknowledged append bytes per peer.
 pub const PEER_WINDOW_BYTES: usize = 32 << 20;
 
@@ -92,5 +101,8 @@ const _: () = assert!(BATCH_BYTES_MAX < PRODUCE_FRAME_BYTES_MAX, "the largest ba
 const _: () = assert!(BATCH_BYTES_MAX < PEER_FRAME_BYTES_MAX, "the largest batch fits into a peer's frame");
 const _: () = assert!(BATCH_BYTES_MAX as u64 + (1 << 20) < WAL_FILE_BYTES, "the largest batch fits into a WAL file");
 const _: () = assert!(WAL_WRITE_BYTES_MAX as u64 * 2 < WAL_FILE_BYTES, "a file holds several writes");
+const _: () = assert!(RAFT_ENTRY_BYTES_MAX < PEER_FRAME_BYTES_MAX, "the largest entry fits into a peer's frame");
+const _: () = assert!(GROUP_PROPOSED_BYTES_MAX < GROUP_UNAPPLIED_BYTES_MAX, "followers hold what a leader may propose");
+const _: () = assert!(RAFT_ENTRY_BYTES_MAX < GROUP_UNAPPLIED_BYTES_MAX, "the largest entry can be taken");
 const _: () = assert!(SEGMENT_CHUNK_BYTES > BATCH_SHARED_BYTES_MIN);
 const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS, "two lost heartbeats start no election");
