@@ -62,6 +62,15 @@ pub const SHARD_TAIL_BYTES_MAX: usize = 64 << 20;
 pub const RAFT_MESSAGE_BYTES_MAX: u64 = 1 << 20;
 /// Append messages in flight per follower of a group.
 pub const RAFT_INFLIGHT_MESSAGES_MAX: usize = 32;
+/// Payload of one entry: the largest batch and what a command adds to it.
+pub const RAFT_ENTRY_BYTES_MAX: usize = BATCH_BYTES_MAX + (1 << 16);
+/// Bytes of entries a follower holds that are not applied yet; beyond it appends are dropped before they reach Raft.
+pub const GROUP_UNAPPLIED_BYTES_MAX: usize = 48 << 20;
+/// Reads of log entries from disk under way per group, and how many deliveries may wait for one of them.
+pub const RAFT_FETCHES_MAX: usize = 8;
+pub const RAFT_FETCH_WAITERS_MAX: usize = 16;
+/// Linearizable reads of one group that wait for their confirmation.
+pub const RAFT_READS_WAITING_MAX: usize = 4096;
 /// Unacknowledged append bytes per peer.
 pub const PEER_WINDOW_BYTES: usize = 32 << 20;
 
@@ -155,6 +164,7 @@ const _: () = assert!(BATCH_BYTES_MAX < PRODUCE_FRAME_BYTES_MAX, "the largest ba
 const _: () = assert!(BATCH_BYTES_MAX < PEER_FRAME_BYTES_MAX, "the largest batch fits into a peer's frame");
 const _: () = assert!(BATCH_BYTES_MAX as u64 + (1 << 20) < WAL_FILE_BYTES, "the largest batch fits into a WAL file");
 const _: () = assert!(WAL_WRITE_BYTES_MAX as u64 * 2 < WAL_FILE_BYTES, "a file holds several writes");
+<<<<<<< HEAD
 const _: () = assert!(PEER_GROUP_WINDOW_BYTES <= PEER_WINDOW_BYTES);
 const _: () = assert!(RAFT_MESSAGE_BYTES_MAX as usize <= PEER_GROUP_WINDOW_BYTES);
 const _: () = assert!(RAFT_LANE_PAYLOAD_BYTES_MAX < PEER_FRAME_BYTES_TARGET);
@@ -163,6 +173,11 @@ const _: () = assert!(RAFT_MESSAGE_STRIPPED_BYTES_MAX + BATCH_BYTES_MAX < PEER_F
 const _: () = assert!(PEER_RELINK_AFTER.as_nanos() < PEER_DOWN_AFTER.as_nanos());
 const _: () = assert!(PING_INTERVAL.as_nanos() * 4 < PEER_DOWN_AFTER.as_nanos(), "three lost pings are no alarm");
 const _: () = assert!(PEER_DOWN_AFTER.as_nanos() < TICK.as_nanos() * ELECTION_TICKS as u128);
+=======
+const _: () = assert!(RAFT_ENTRY_BYTES_MAX < PEER_FRAME_BYTES_MAX, "the largest entry fits into a peer's frame");
+const _: () = assert!(GROUP_PROPOSED_BYTES_MAX < GROUP_UNAPPLIED_BYTES_MAX, "followers hold what a leader may propose");
+const _: () = assert!(RAFT_ENTRY_BYTES_MAX < GROUP_UNAPPLIED_BYTES_MAX, "the largest entry can be taken");
+>>>>>>> raft
 const _: () = assert!(SEGMENT_CHUNK_BYTES > BATCH_SHARED_BYTES_MIN);
 const _: () = assert!(TAIL_CHUNK_BYTES_MIN.is_power_of_two() && SEGMENT_CHUNK_BYTES.is_power_of_two());
 const _: () = assert!(SEGMENT_CHUNK_BYTES.is_multiple_of(SEGMENT_INDEX_INTERVAL_BYTES), "a stretch lies in one chunk");
