@@ -7,3 +7,6 @@ pub mod read;
 pub mod record;
 pub mod recovery;
 pub mod wal;
+
+#[cfg(test)]
+mod tests;

@@ -128,6 +128,18 @@ impl Recovery {
         Self { config, rules, files: BTreeMap::new(), phase: Phase::List { operation: None } }
     }
 
+    /// A planted bug: damage ends the log as if the write had been torn.
+    #[cfg(test)]
+    pub(in crate::log) fn with_damage_taken_for_torn(config: WalConfig) -> Self {
+        let mut recovery = Self::new(config, true);
+        recovery.rules.decide = |proof, header, directory, payload| match decide(proof, header, directory, payload) {
+            Decision::Damage(decision::Part::Header) => Decision::Seal,
+            Decision::Damage(decision::Part::Directory | decision::Part::Payload) => Decision::DiscardTorn,
+            decision => decision,
+        };
+        recovery
+    }
+
     /// Issues the next operations and appends recovered records, in order, about [`WAL_READ_BYTES`] of them at once.
     /// A record may share memory with its neighbours: who keeps a small part of one for long should copy it.
     ///

@@ -317,7 +317,15 @@ impl Survey {
         }
         let Some(bytes) = self.window.bytes(file, offset, HEADER_BYTES) else { return Ok(Found::Wait) };
         match Header::decode(&bytes, self.rules.key) {
-            Ok((header, crc)) if header.belongs(file, offset) => Ok(Found::Header(header, crc)),
+            Ok((header, crc)) if header.belongs(file, offset) => {
+                let size = self.files[&file];
+                if size < header.file_bytes {
+                    let what =
+                        format!("the file ends here, but had {} bytes before its first write", header.file_bytes);
+                    return Err(damaged(file, size, what));
+                }
+                Ok(Found::Header(header, crc))
+            }
             // A first block always holds a header, of this life or an earlier one, unless the file was never used.
             Err(HeaderError::Foreign) if offset == 0 => {
                 Err(Exit::Refused(format!("{} was written for another data directory", FileName::Wal(file).path())))

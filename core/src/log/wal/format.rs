@@ -43,6 +43,8 @@ pub(in crate::log) struct Header {
     pub(in crate::log) directory: Extent,
     pub(in crate::log) previous_directory: Extent,
     pub(in crate::log) payload_length: u64,
+    /// The size the file had before its first write, so that a file that was cut is noticed.
+    pub(in crate::log) file_bytes: u64,
 }
 
 /// How a write names the one before it.
@@ -105,6 +107,7 @@ impl Header {
         out.put_u32_le(self.previous_directory.length);
         out.put_u32_le(self.previous_directory.crc);
         out.put_u64_le(self.payload_length);
+        out.put_u64_le(self.file_bytes);
         let crc = header_crc(&bytes);
         bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
         (bytes, crc)
@@ -138,6 +141,7 @@ impl Header {
             directory: Extent { length: u32_at(80), crc: u32_at(84) },
             previous_directory: Extent { length: u32_at(88), crc: u32_at(92) },
             payload_length: u64_at(96),
+            file_bytes: u64_at(104),
         };
         Ok((header, u32_at(CRC_AT)))
     }

@@ -100,7 +100,7 @@ impl Gathering {
     pub(super) fn lay_out(
         self,
         key: WalKey,
-        file: FileSequence,
+        (file, file_bytes): (FileSequence, u64),
         offset: u64,
         previous: PreviousWrite,
         previous_directory: &Bytes,
@@ -120,6 +120,7 @@ impl Gathering {
             directory: Extent::of(&self.directory),
             previous_directory: Extent::of(previous_directory),
             payload_length: self.payload_length as u64,
+            file_bytes,
         };
         let (header_bytes, header_crc) = header.encode();
         for item in &self.items {

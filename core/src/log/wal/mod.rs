@@ -216,8 +216,9 @@ impl Wal {
         }
         let next = self.queue.pop_front().expect("looked at above");
         let (number, since, bytes, has_records) = (next.number, next.since, next.bytes(), !next.is_empty());
-        let OpenFile { sequence: file, offset, .. } = self.current;
-        let laid_out = next.lay_out(self.config.key, file, offset, self.previous, &self.previous_directory, events);
+        let OpenFile { sequence: file, offset, size } = self.current;
+        let laid_out =
+            next.lay_out(self.config.key, (file, size), offset, self.previous, &self.previous_directory, events);
         self.current.offset = laid_out.header.end();
         self.previous = laid_out.header.as_previous(laid_out.header_crc);
         self.previous_directory = laid_out.directory;
