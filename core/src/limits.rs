@@ -34,6 +34,10 @@ pub const WAL_BLOCK_BYTES: usize = 4 << 10;
 pub const WAL_FILE_BYTES: u64 = 64 << 20;
 /// A mark follows the last WAL write within this time.
 pub const WAL_MARK_DELAY: Duration = Duration::from_millis(50);
+/// How long the WAL waits before it asks a full disk for room again.
+pub const WAL_FULL_RETRY: Duration = Duration::from_secs(1);
+/// What recovery and replay read at once, unless a single payload is larger.
+pub const WAL_READ_BYTES: usize = 1 << 20;
 
 /// Unit of the CRC side file of a segment.
 pub const SEGMENT_CHUNK_BYTES: usize = 64 << 10;
