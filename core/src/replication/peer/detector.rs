@@ -101,7 +101,10 @@ enum State {
     /// Not heard of since we look at it, and not for long enough to say so.
     Starting,
     Up,
-    Down { since: Monotonic, cause: Cause },
+    Down {
+        since: Monotonic,
+        cause: Cause,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,27 +143,30 @@ impl Detector {
         let ping = Ping(now.0);
         let Some(pair) = self.pairs.get_mut(&node) else { return Stamp { ping, echo: None } };
         pair.sent = Some(ping);
-        let echo = pair
-            .boot
-            .zip(pair.heard)
-            .map(|(boot, (ping, heard_at))| Echo { boot, ping, hold: now.since(heard_at) });
+        let echo =
+            pair.boot.zip(pair.heard).map(|(boot, (ping, heard_at))| Echo { boot, ping, hold: now.since(heard_at) });
         Stamp { ping, echo }
+    }
+
+    /// This peer runs as the process of that boot number; an earlier one than known changes nothing.
+    pub fn handle_boot(&mut self, now: Monotonic, node: NodeId, boot: BootNumber) {
+        self.observe(now);
+        let Some(pair) = self.pairs.get_mut(&node) else { return };
+        if pair.boot.is_some_and(|known| boot > known) {
+            if pair.state == State::Up {
+                self.verdicts.push(Verdict::Down(node));
+            }
+            pair.restarted(now);
+        }
+        pair.boot = pair.boot.max(Some(boot));
     }
 
     /// A frame of this peer arrived. Frames of an earlier process of the peer change nothing.
     pub fn handle_frame(&mut self, now: Monotonic, node: NodeId, heard: &Heard) {
-        self.observe(now);
+        self.handle_boot(now, node, heard.boot);
         let Some(pair) = self.pairs.get_mut(&node) else { return };
-        match pair.boot {
-            Some(boot) if heard.boot < boot => return,
-            Some(boot) if heard.boot > boot => {
-                if pair.state == State::Up {
-                    self.verdicts.push(Verdict::Down(node));
-                }
-                pair.restarted(now, heard.boot);
-            }
-            Some(_) => {}
-            None => pair.boot = Some(heard.boot),
+        if pair.boot != Some(heard.boot) {
+            return;
         }
         if pair.heard.is_none_or(|(newest, _)| heard.ping > newest) {
             pair.heard = Some((heard.ping, now));
@@ -250,12 +256,11 @@ impl Pair {
     }
 
     /// The peer runs as another process: nothing known of the old one applies to it.
-    fn restarted(&mut self, now: Monotonic, boot: BootNumber) {
+    fn restarted(&mut self, now: Monotonic) {
         self.state = match self.state {
             State::Starting => State::Starting,
             State::Up | State::Down { .. } => State::Down { since: now, cause: Cause::Certain },
         };
-        self.boot = Some(boot);
         self.heard = None;
         self.relink = None;
     }
