@@ -102,21 +102,24 @@ pub struct PeerDial {
     pub address: String,
 }
 
-/// Hands out the ids of disk operations, each once while the process lives.
-#[derive(Debug, Default)]
-pub struct OperationIds(u64);
-
-impl OperationIds {
-    pub fn next(&mut self) -> OperationId {
-        self.0 += 1;
-        OperationId(self.0)
-    }
-}
-
 #[derive(Debug)]
 pub struct DiskOperation {
     pub id: OperationId,
     pub action: DiskAction,
+}
+
+/// Hands out the ids of disk operations. A shard owns one and lends it to whoever asks the disk for something.
+#[derive(Debug, Default)]
+pub struct OperationIds {
+    last: u64,
+}
+
+impl OperationIds {
+    /// An id that was not given out before.
+    pub fn next_id(&mut self) -> OperationId {
+        self.last += 1;
+        OperationId(self.last)
+    }
 }
 
 /// A disk operation. Files and directories are named relative to the data directory (see [`FileName::path`]).

@@ -65,6 +65,23 @@ pub const RAFT_INFLIGHT_MESSAGES_MAX: usize = 32;
 /// Unacknowledged append bytes per peer.
 pub const PEER_WINDOW_BYTES: usize = 32 << 20;
 
+/// Unacknowledged append bytes per peer and group, unless a single message is larger.
+pub const PEER_GROUP_WINDOW_BYTES: usize = 8 << 20;
+/// Received append bytes that may wait for the WAL; beyond it appends are dropped before they reach Raft.
+pub const PEER_BACKLOG_BYTES_MAX: usize = 64 << 20;
+/// What is queued for one peer and lane in a turn becomes frames of this size, unless a single message is larger.
+pub const PEER_FRAME_BYTES_TARGET: usize = 1 << 20;
+/// Messages with more payload than this take the bulk lane.
+pub const RAFT_LANE_PAYLOAD_BYTES_MAX: usize = 64 << 10;
+/// Bytes on one link of the Raft lane that its socket did not take yet; beyond it messages are dropped.
+pub const RAFT_LANE_UNSENT_BYTES_MAX: usize = 8 << 20;
+/// Entries of one append message.
+pub const RAFT_MESSAGE_ENTRIES_MAX: usize = 64 << 10;
+/// A Raft message without its entries' payloads (a snapshot's data included).
+pub const RAFT_MESSAGE_STRIPPED_BYTES_MAX: usize = 16 << 20;
+/// Links that peers opened to us.
+pub const PEER_ACCEPTED_LINKS_MAX: usize = 256;
+
 /// One Raft tick.
 pub const TICK: Duration = Duration::from_millis(100);
 /// Ticks between heartbeats of an idle group.
@@ -75,6 +92,24 @@ pub const ELECTION_TICKS: usize = 50;
 pub const PING_INTERVAL: Duration = Duration::from_millis(100);
 /// Without an echo for this long a pair of nodes counts as down.
 pub const PEER_DOWN_AFTER: Duration = Duration::from_millis(500);
+/// A pair of nodes that lost a connection proves within this time that it works in both directions, or counts as down.
+pub const PEER_RELINK_AFTER: Duration = Duration::from_millis(200);
+/// A limit doubled by a false alarm is halved each time the pair was up for this long.
+pub const PEER_ALARM_DECAY: Duration = Duration::from_secs(30);
+/// Time between two turns beyond this is our own pause: what a peer did meanwhile is unknown, not missing.
+pub const PEER_OWN_PAUSE: Duration = Duration::from_millis(200);
+/// A dial without an answer for this long counts as failed.
+pub const PEER_DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause after the first failed dial; doubles up to the longest.
+pub const PEER_DIAL_PAUSE_MIN: Duration = Duration::from_millis(50);
+pub const PEER_DIAL_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// An accepted link without a valid hello for this long is closed.
+pub const PEER_HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// A link to a peer that is down is dialled anew each time this has passed, for a connection made before a cut may
+/// stay silent long after it.
+pub const PEER_REDIAL_WHILE_DOWN: Duration = Duration::from_secs(2);
+/// A bulk link on which nothing was acknowledged for this long, with bytes unacknowledged, is dialled anew.
+pub const PEER_BULK_STALL: Duration = Duration::from_secs(10);
 /// Replicas that miss a leader campaign in rank order, one each time this has passed.
 pub const CAMPAIGN_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -101,6 +136,14 @@ const _: () = assert!(BATCH_BYTES_MAX < PRODUCE_FRAME_BYTES_MAX, "the largest ba
 const _: () = assert!(BATCH_BYTES_MAX < PEER_FRAME_BYTES_MAX, "the largest batch fits into a peer's frame");
 const _: () = assert!(BATCH_BYTES_MAX as u64 + (1 << 20) < WAL_FILE_BYTES, "the largest batch fits into a WAL file");
 const _: () = assert!(WAL_WRITE_BYTES_MAX as u64 * 2 < WAL_FILE_BYTES, "a file holds several writes");
+const _: () = assert!(PEER_GROUP_WINDOW_BYTES <= PEER_WINDOW_BYTES);
+const _: () = assert!(RAFT_MESSAGE_BYTES_MAX as usize <= PEER_GROUP_WINDOW_BYTES);
+const _: () = assert!(RAFT_LANE_PAYLOAD_BYTES_MAX < PEER_FRAME_BYTES_TARGET);
+const _: () = assert!(PEER_FRAME_BYTES_TARGET <= RAFT_LANE_UNSENT_BYTES_MAX);
+const _: () = assert!(RAFT_MESSAGE_STRIPPED_BYTES_MAX + BATCH_BYTES_MAX < PEER_FRAME_BYTES_MAX);
+const _: () = assert!(PEER_RELINK_AFTER.as_nanos() < PEER_DOWN_AFTER.as_nanos());
+const _: () = assert!(PING_INTERVAL.as_nanos() * 4 < PEER_DOWN_AFTER.as_nanos(), "three lost pings are no alarm");
+const _: () = assert!(PEER_DOWN_AFTER.as_nanos() < TICK.as_nanos() * ELECTION_TICKS as u128);
 const _: () = assert!(SEGMENT_CHUNK_BYTES > BATCH_SHARED_BYTES_MIN);
 const _: () = assert!(TAIL_CHUNK_BYTES_MIN.is_power_of_two() && SEGMENT_CHUNK_BYTES.is_power_of_two());
 const _: () = assert!(SEGMENT_CHUNK_BYTES.is_multiple_of(SEGMENT_INDEX_INTERVAL_BYTES), "a stretch lies in one chunk");

@@ -1,5 +1,8 @@
-//! Durable bytes: the write-ahead log of a shard, and the segments of its partitions.
+//! Durable bytes: the WAL that all groups of a shard share, its recovery, the segments of partitions, and who this data
+//! directory belongs to.
 //!
-//! Nothing here knows Raft's rules or Kafka's APIs. Every disk operation is an effect with a completion.
+//! Knows records, files and checksums; knows neither Raft's rules nor Kafka's APIs. Reaches the disk only through
+//! [`crate::io::Effects`], so that a simulated disk sees every operation in its real order.
 
+pub mod record;
 pub mod segment;

@@ -34,7 +34,7 @@ impl Operations {
             DiskAction::Remove { file } => ("removal", Place::File(*file)),
             DiskAction::List { directory } => ("listing", Place::Directory(*directory)),
         };
-        let id = ids.next();
+        let id = ids.next_id();
         self.0.push(Operation { id, verb, place });
         effects.disk.push(DiskOperation { id, action });
     }

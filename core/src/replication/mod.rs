@@ -1,0 +1,3 @@
+//! Replication: Raft groups, and what lies between two nodes below them. Knows bytes, not Kafka.
+
+pub mod peer;

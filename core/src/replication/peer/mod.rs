@@ -1,0 +1,4 @@
+//! Everything between two nodes below Raft.
+
+pub mod campaign;
+pub mod detector;
