@@ -461,3 +461,6 @@ fn combine(first: u32, second: u32, bytes: u64) -> u32 {
     }
     crc32c::crc32c_combine(first, second, usize::try_from(bytes).expect("at most a chunk"))
 }
+
+#[cfg(test)]
+mod tests;
