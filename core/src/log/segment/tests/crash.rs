@@ -79,6 +79,49 @@ fn a_crash_at_any_operation_loses_nothing() {
     }
 }
 
+/// What a killed process leaves in the page cache looks durable to the next one, and is not.
+#[test]
+fn a_kill_followed_by_a_power_loss_loses_nothing() {
+    let batches = workload();
+    for operations in 0.. {
+        let mut world = World::new(SEGMENT_BYTES, operations as u64);
+        let killed = run_until(&mut world, &batches, operations);
+        world.disk.crash(Crash::Process, &mut rng(operations as u64));
+        let mut world = World::start(world.disk, SEGMENT_BYTES, 1).expect("no damage");
+        world.append_all(&batches);
+        world.flush();
+        world.disk.crash(Crash::Nothing, &mut rng(1));
+        let mut world = World::start(world.disk, SEGMENT_BYTES, 2).expect("no damage");
+        world.append_all(&batches);
+        check_whole(&mut world, &batches);
+        if !killed {
+            break;
+        }
+    }
+}
+
+#[test]
+fn entries_behind_a_torn_one_never_prove_anything() {
+    let batches = batches_of(&[60 * KIB; 40], 1);
+    let mut world = World::new(1 << 30, 1);
+    world.append_all(&batches);
+    world.flush();
+    // As if the only write of entries was torn.
+    let lost = checksums::entry_offset(20) as usize;
+    world.disk.corrupt(checksum_file(0), |bytes| bytes[lost..lost + 16].fill(0));
+    let mut world = World::start(world.disk, 1 << 30, 2).expect("a torn write is not damage");
+    assert_eq!(world.disk.content(checksum_file(0)).map(<[u8]>::len), Some(lost));
+    assert_eq!(world.disk.content(log_file(0)).map(<[u8]>::len), Some(20 * CHUNK_BYTES));
+    // The next life proves the chunk of the lost entry and no other one.
+    world.append_all(&batches);
+    world.poll(CHUNK_BYTES);
+    while world.step().expect("the disk works") {}
+    world.disk.crash(Crash::Nothing, &mut rng(1));
+    let mut world = World::start(world.disk, 1 << 30, 3).expect("no damage");
+    world.append_all(&batches);
+    check_whole(&mut world, &batches);
+}
+
 #[test]
 fn what_is_proven_is_not_written_again() {
     let batches = workload();
