@@ -46,8 +46,8 @@ pub struct CommandHeader {
 /// Why the context of an entry is not a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    #[error("a command header has {expected} bytes, this one has {0}", expected = CommandHeader::BYTES)]
-    Length(usize),
+    #[error("{found} bytes are not a command header")]
+    Length { found: usize },
     #[error("command headers of version {0} are unknown to this build")]
     Version(u8),
 }
@@ -75,7 +75,7 @@ impl CommandHeader {
             Some(&version) if version != Self::VERSION => return Err(HeaderError::Version(version)),
             Some(_) | None => {}
         }
-        let bytes: &[u8; Self::BYTES] = bytes.try_into().map_err(|_| HeaderError::Length(bytes.len()))?;
+        let bytes: &[u8; Self::BYTES] = bytes.try_into().map_err(|_| HeaderError::Length { found: bytes.len() })?;
         let number = |at: usize| {
             let mut eight = [0u8; 8];
             eight.copy_from_slice(&bytes[at..at + 8]);
@@ -189,9 +189,9 @@ mod tests {
     #[test]
     fn what_is_no_header_is_an_error() {
         let encoded = HEADER.encode();
-        assert_eq!(CommandHeader::decode(&[]), Err(HeaderError::Length(0)));
-        assert_eq!(CommandHeader::decode(&encoded[..27]), Err(HeaderError::Length(27)));
-        assert_eq!(CommandHeader::decode(&[&encoded[..], &[0]].concat()), Err(HeaderError::Length(29)));
+        assert_eq!(CommandHeader::decode(&[]), Err(HeaderError::Length { found: 0 }));
+        assert_eq!(CommandHeader::decode(&encoded[..27]), Err(HeaderError::Length { found: 27 }));
+        assert_eq!(CommandHeader::decode(&[&encoded[..], &[0]].concat()), Err(HeaderError::Length { found: 29 }));
         assert_eq!(CommandHeader::decode(&[2, 0, 0]), Err(HeaderError::Version(2)), "a later version may be longer");
     }
 

@@ -39,8 +39,17 @@ pub const WAL_MARK_DELAY: Duration = Duration::from_millis(50);
 pub const SEGMENT_CHUNK_BYTES: usize = 64 << 10;
 /// Kafka's default of segment.bytes.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 1 << 30;
-/// A position goes into the sparse index each time this many bytes were appended.
-pub const SEGMENT_INDEX_INTERVAL_BYTES: usize = 4 << 10;
+/// The first batch of each stretch of this many bytes of a segment has a position in the sparse index. A cold read
+/// fetches and verifies whole chunks anyway, so a finer index would cost memory and save no read.
+pub const SEGMENT_INDEX_INTERVAL_BYTES: usize = SEGMENT_CHUNK_BYTES;
+/// Largest segment: offsets and positions within one are kept in 32 bits.
+pub const SEGMENT_BYTES_MAX: u64 = i32::MAX as u64;
+/// A partition is written to its segment when this much waits to be written (or when memory is short).
+pub const SEGMENT_FLUSH_BYTES: usize = 1 << 20;
+/// One write to a segment.
+pub const SEGMENT_WRITE_BYTES_MAX: usize = 8 << 20;
+/// First allocation of a partition's tail; each further one is twice as large, up to [`SEGMENT_CHUNK_BYTES`].
+pub const TAIL_CHUNK_BYTES_MIN: usize = 4 << 10;
 
 /// Payload of entries kept in memory per shard for followers and apply, beyond what is in flight.
 pub const ENTRY_CACHE_BYTES: usize = 64 << 20;
@@ -113,6 +122,19 @@ pub const REPLICAS_MAX: usize = 5;
 /// Voters of the metadata group.
 pub const METADATA_VOTERS_MAX: usize = 5;
 
+/// Partitions of all topics together, and so partition groups of a cluster.
+pub const CLUSTER_PARTITIONS_MAX: usize = 200_000;
+/// Nodes of a cluster.
+pub const CLUSTER_NODES_MAX: usize = 1000;
+/// A host name or rack name of a node.
+pub const NODE_TEXT_BYTES_MAX: usize = 255;
+/// The value of one topic configuration.
+pub const CONFIG_VALUE_BYTES_MAX: usize = 4096;
+/// Producer ids handed out in one block.
+pub const PRODUCER_ID_BLOCK_MAX: u32 = 100_000;
+/// Records of one leader gossip message; a digest is split into as many messages as it needs.
+pub const LEADER_RECORDS_MAX: usize = 4096;
+
 /// Fetch sessions per node (Kafka: max.incremental.fetch.session.cache.slots).
 pub const FETCH_SESSIONS_MAX: usize = 1000;
 /// Kafka's default of fetch.max.bytes on the broker.
@@ -136,4 +158,10 @@ const _: () = assert!(PEER_RELINK_AFTER.as_nanos() < PEER_DOWN_AFTER.as_nanos())
 const _: () = assert!(PING_INTERVAL.as_nanos() * 4 < PEER_DOWN_AFTER.as_nanos(), "three lost pings are no alarm");
 const _: () = assert!(PEER_DOWN_AFTER.as_nanos() < TICK.as_nanos() * ELECTION_TICKS as u128);
 const _: () = assert!(SEGMENT_CHUNK_BYTES > BATCH_SHARED_BYTES_MIN);
+const _: () = assert!(TAIL_CHUNK_BYTES_MIN.is_power_of_two() && SEGMENT_CHUNK_BYTES.is_power_of_two());
+const _: () = assert!(SEGMENT_CHUNK_BYTES.is_multiple_of(SEGMENT_INDEX_INTERVAL_BYTES), "a stretch lies in one chunk");
+const _: () = assert!(SEGMENT_WRITE_BYTES_MAX.is_multiple_of(SEGMENT_CHUNK_BYTES), "writes end between chunks");
+const _: () = assert!(SEGMENT_FLUSH_BYTES <= SEGMENT_WRITE_BYTES_MAX);
+const _: () = assert!(SEGMENT_BYTES_DEFAULT <= SEGMENT_BYTES_MAX);
+const _: () = assert!(SEGMENT_BYTES_MAX + (BATCH_BYTES_MAX as u64) < u32::MAX as u64, "a position fits 32 bits");
 const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS, "two lost heartbeats start no election");

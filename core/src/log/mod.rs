@@ -1,6 +1,7 @@
-//! Durable bytes: the WAL that all groups of a shard share, its recovery, and who this data directory belongs to.
+//! Durable bytes: the write-ahead log that all groups of a shard share, and the segments that applied batches live in.
 //!
-//! Knows records, files and checksums; knows neither Raft's rules nor Kafka's formats. Reaches the disk only through
-//! [`crate::io::Effects`], so that a simulated disk sees every operation in its real order.
+//! Knows groups, indexes and offsets as positions; not what an entry means, and not Kafka beyond the header of a
+//! record batch.
 
 pub mod record;
+pub mod segment;

@@ -153,8 +153,7 @@ mod tests {
         let mut jitter = stream(3);
         let view = |second| [(R1, false), (R2, second), (R3, true)];
         let (both, alone) = (view(true), view(false));
-        let mut campaign =
-            Campaign::new(at(0), &Electorate { voters: &both, own, electable: true }, &mut jitter);
+        let mut campaign = Campaign::new(at(0), &Electorate { voters: &both, own, electable: true }, &mut jitter);
         assert!(!campaign.poll(at(50), &Electorate { voters: &both, own, electable: true }, &mut jitter));
         assert!(campaign.poll(at(60), &Electorate { voters: &alone, own, electable: true }, &mut jitter));
     }

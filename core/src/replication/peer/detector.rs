@@ -101,7 +101,10 @@ enum State {
     /// Not heard of since we look at it, and not for long enough to say so.
     Starting,
     Up,
-    Down { since: Monotonic, cause: Cause },
+    Down {
+        since: Monotonic,
+        cause: Cause,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,10 +143,8 @@ impl Detector {
         let ping = Ping(now.0);
         let Some(pair) = self.pairs.get_mut(&node) else { return Stamp { ping, echo: None } };
         pair.sent = Some(ping);
-        let echo = pair
-            .boot
-            .zip(pair.heard)
-            .map(|(boot, (ping, heard_at))| Echo { boot, ping, hold: now.since(heard_at) });
+        let echo =
+            pair.boot.zip(pair.heard).map(|(boot, (ping, heard_at))| Echo { boot, ping, hold: now.since(heard_at) });
         Stamp { ping, echo }
     }
 
