@@ -168,7 +168,6 @@ const _: () = assert!(BATCH_BYTES_MAX < PRODUCE_FRAME_BYTES_MAX, "the largest ba
 const _: () = assert!(BATCH_BYTES_MAX < PEER_FRAME_BYTES_MAX, "the largest batch fits into a peer's frame");
 const _: () = assert!(BATCH_BYTES_MAX as u64 + (1 << 20) < WAL_FILE_BYTES, "the largest batch fits into a WAL file");
 const _: () = assert!(WAL_WRITE_BYTES_MAX as u64 * 2 < WAL_FILE_BYTES, "a file holds several writes");
-<<<<<<< HEAD
 const _: () = assert!(PEER_GROUP_WINDOW_BYTES <= PEER_WINDOW_BYTES);
 const _: () = assert!(RAFT_MESSAGE_BYTES_MAX as usize <= PEER_GROUP_WINDOW_BYTES);
 const _: () = assert!(RAFT_LANE_PAYLOAD_BYTES_MAX < PEER_FRAME_BYTES_TARGET);
@@ -177,11 +176,9 @@ const _: () = assert!(RAFT_MESSAGE_STRIPPED_BYTES_MAX + BATCH_BYTES_MAX < PEER_F
 const _: () = assert!(PEER_RELINK_AFTER.as_nanos() < PEER_DOWN_AFTER.as_nanos());
 const _: () = assert!(PING_INTERVAL.as_nanos() * 4 < PEER_DOWN_AFTER.as_nanos(), "three lost pings are no alarm");
 const _: () = assert!(PEER_DOWN_AFTER.as_nanos() < TICK.as_nanos() * ELECTION_TICKS as u128);
-=======
 const _: () = assert!(RAFT_ENTRY_BYTES_MAX < PEER_FRAME_BYTES_MAX, "the largest entry fits into a peer's frame");
 const _: () = assert!(GROUP_PROPOSED_BYTES_MAX < GROUP_UNAPPLIED_BYTES_MAX, "followers hold what a leader may propose");
 const _: () = assert!(RAFT_ENTRY_BYTES_MAX < GROUP_UNAPPLIED_BYTES_MAX, "the largest entry can be taken");
->>>>>>> raft
 const _: () = assert!(SEGMENT_CHUNK_BYTES > BATCH_SHARED_BYTES_MIN);
 const _: () = assert!(TAIL_CHUNK_BYTES_MIN.is_power_of_two() && SEGMENT_CHUNK_BYTES.is_power_of_two());
 const _: () = assert!(SEGMENT_CHUNK_BYTES.is_multiple_of(SEGMENT_INDEX_INTERVAL_BYTES), "a stretch lies in one chunk");
