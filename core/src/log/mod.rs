@@ -3,6 +3,7 @@
 //! Knows records, files and checksums; knows neither Raft's rules nor Kafka's formats. Reaches the disk only through
 //! [`crate::io::Effects`], so that a simulated disk sees every operation in its real order.
 
+pub mod identity;
 pub mod read;
 pub mod record;
 pub mod recovery;
