@@ -124,6 +124,11 @@ impl GroupId {
     pub const METADATA: Self = Self(0);
 }
 
+impl LinkId {
+    /// Drivers number the links they accept from here; the core numbers those it dials from 1, so the two never meet.
+    pub const FIRST_ACCEPTED: Self = Self(1 << 63);
+}
+
 impl LogIndex {
     /// Every group's log starts behind this index (see [`LogIndex`]).
     pub const TRUNCATED_AT_CREATION: Self = Self(1);

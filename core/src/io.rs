@@ -194,15 +194,13 @@ pub enum FileName {
     Segment { group: GroupId, base: Offset, kind: SegmentFile },
 }
 
-/// The three files of a segment.
+/// The two files of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SegmentFile {
     /// `.log`: record batches back to back, in Kafka's format.
     Log,
     /// `.crc`: a CRC-32C for each finished chunk of raw bytes.
     Checksums,
-    /// `.index`: sparse offset and time index. Derived: may be rebuilt.
-    Index,
 }
 
 impl Directory {
@@ -268,7 +266,6 @@ impl SegmentFile {
         match self {
             Self::Log => "log",
             Self::Checksums => "crc",
-            Self::Index => "index",
         }
     }
 
@@ -276,7 +273,6 @@ impl SegmentFile {
         match extension {
             "log" => Some(Self::Log),
             "crc" => Some(Self::Checksums),
-            "index" => Some(Self::Index),
             _ => None,
         }
     }
@@ -321,7 +317,7 @@ mod tests {
             FileName::Wal(FileSequence(17)),
             FileName::Segment { group, base: Offset(1234), kind: SegmentFile::Log },
             FileName::Segment { group, base: Offset(0), kind: SegmentFile::Checksums },
-            FileName::Segment { group, base: Offset(i64::MAX), kind: SegmentFile::Index },
+            FileName::Segment { group, base: Offset(i64::MAX), kind: SegmentFile::Checksums },
         ];
         for file in files {
             assert_eq!(FileName::parse(file.directory(), &file.name()), Some(file));
