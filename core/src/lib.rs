@@ -5,12 +5,15 @@
 //! simulator), which talks to [`shard::Shard`] through [`io::Input`] and [`io::Effects`] only.
 #![forbid(unsafe_code)]
 
+pub mod codec;
 pub mod command;
 pub mod config;
 pub mod ids;
 pub mod io;
 pub mod limits;
 pub mod log;
+pub mod metadata;
+pub mod partition;
 pub mod replication;
 pub mod rng;
 pub mod session;

@@ -96,7 +96,7 @@ fn headers_that_lie_are_refused() {
 fn a_record_count_beyond_the_body_is_refused_before_any_record() {
     let valid = batch(Compression::None, &["a"]);
     let lie = forged(&valid, |bytes| {
-        bytes[57..61].copy_from_slice(&i32::MAX.to_be_bytes())
+        bytes[57..61].copy_from_slice(&i32::MAX.to_be_bytes());
     });
     let body_bytes = valid.body().len();
     assert_eq!(
@@ -110,7 +110,7 @@ fn a_record_count_beyond_the_body_is_refused_before_any_record() {
     // Compressed, the count cannot be checked before; the records end the lie.
     let valid = batch(Compression::Zstd, &["a"]);
     let lie = forged(&valid, |bytes| {
-        bytes[57..61].copy_from_slice(&i32::MAX.to_be_bytes())
+        bytes[57..61].copy_from_slice(&i32::MAX.to_be_bytes());
     });
     let results: Vec<_> = BatchView::new(lie)
         .unwrap()
@@ -216,7 +216,7 @@ fn offsets_within_a_batch_ascend() {
 fn timestamps_that_overflow_are_refused() {
     let valid = batch(Compression::None, &["a", "b"]);
     let hostile = forged(&valid, |bytes| {
-        bytes[27..35].copy_from_slice(&i64::MAX.to_be_bytes())
+        bytes[27..35].copy_from_slice(&i64::MAX.to_be_bytes());
     });
     let results: Vec<_> = BatchView::new(hostile)
         .unwrap()

@@ -6,18 +6,10 @@
 //!
 //! Does not look into frames, except that the splitter allows large ones to those that carry records.
 
-use std::{
-    io,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use kauri_core::{
-    ids::ConnectionId,
-    io::Input,
-    limits,
-};
+use kauri_core::{ids::ConnectionId, io::Input, limits};
 use kauri_protocol::frame::{FrameError, FrameLimits, FrameSplitter};
 use slog::{Logger, debug, o, warn};
 use tokio::{
@@ -211,13 +203,16 @@ async fn wait_for_first_byte(socket: &ReadHalf<'_>, frames: &mut FrameSplitter) 
     }
 }
 
-/// Closes our side and reads the rest: closing a socket with unread bytes resets the connection, and a reset overtakes
-/// the answer that says what was wrong.
+/// Closes our side and, if the client is still sending, reads on for a while: closing a socket with unread bytes
+/// resets the connection, and a reset overtakes the answer that says what was wrong.
 async fn linger(stream: &mut TcpStream) {
+    let mut sink = [0; 4096];
     let drain = async {
         stream.shutdown().await?;
-        let mut sink = [0; 4096];
-        let mut drained = 0;
+        let mut drained = match stream.try_read(&mut sink) {
+            Ok(count) if count > 0 => count,
+            Ok(_) | Err(_) => return Ok(()),
+        };
         while drained < LINGER_BYTES_MAX {
             match stream.read(&mut sink).await? {
                 0 => break,

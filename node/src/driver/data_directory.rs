@@ -54,12 +54,7 @@ impl DataDirectory {
                 return Err(DataDirectoryError::Foreign { path: path.to_owned(), found });
             }
         }
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path.join(LOCK))
-            .map_err(unusable)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(unusable)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(DataDirectoryError::Locked { path: path.to_owned() }),

@@ -10,7 +10,10 @@ use kauri_core::{
     io::Input,
 };
 
-use super::{clients::Client, links::{Link, LinkFrame}};
+use super::{
+    clients::Client,
+    links::{Link, LinkFrame},
+};
 
 /// The queue into the core's thread. Unbounded: see the invariant of [`super`].
 pub(crate) type Events = mpsc::Sender<Event>;

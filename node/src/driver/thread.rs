@@ -9,11 +9,7 @@ use std::{
 use super::event::{Event, Events};
 
 /// Runs `body` on a thread of its own. A panic in it ends the node: the core waits for what the thread owed it.
-pub(crate) fn spawn(
-    name: String,
-    events: Events,
-    body: impl FnOnce() + Send + 'static,
-) -> io::Result<JoinHandle<()>> {
+pub(crate) fn spawn(name: String, events: Events, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     Builder::new().name(name.clone()).spawn(move || {
         // Whatever `body` left half done is not looked at again: the node ends.
         if catch_unwind(AssertUnwindSafe(body)).is_err() {

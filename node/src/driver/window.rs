@@ -36,7 +36,9 @@ struct Account {
     credit: i64,
     /// Bytes read and not yet credited back: frames delivered and the parts of one that is not complete.
     held: usize,
-    /// Bytes taken from the budget.
+    /// Bytes that may be read next. They are paid for, and a credit that comes before they are read leaves them alone.
+    reserved: usize,
+    /// Bytes taken from the budget: always what is held and reserved beyond the allowance.
     paid: usize,
 }
 
@@ -54,7 +56,7 @@ impl Budget {
 impl Window {
     pub(crate) fn new(budget: Arc<Budget>) -> Self {
         let credit = i64::try_from(limits::CLIENT_WINDOW_BYTES).expect("a window is far below 2^63 bytes");
-        Self { budget, account: Mutex::new(Account { credit, held: 0, paid: 0 }), credited: Notify::new() }
+        Self { budget, account: Mutex::new(Account { credit, held: 0, reserved: 0, paid: 0 }), credited: Notify::new() }
     }
 
     /// Waits until a frame may be delivered.
@@ -68,11 +70,6 @@ impl Window {
         }
     }
 
-    /// Whether a frame may be delivered now.
-    pub(crate) fn is_open(&self) -> bool {
-        self.account().credit > 0
-    }
-
     /// A frame of so many bytes was delivered.
     pub(crate) fn deliver(&self, bytes: usize) {
         self.account().credit -= signed(bytes);
@@ -80,32 +77,39 @@ impl Window {
 
     /// How many bytes may be read now: up to `wanted`, at least one. Waits for the budget if the allowance is used up.
     pub(crate) async fn room(&self, wanted: usize) -> usize {
-        let free = self.account().free();
-        let missing = wanted.saturating_sub(free);
+        let free = {
+            let mut account = self.account();
+            let free = ALLOWANCE_BYTES.saturating_sub(account.held).min(wanted);
+            // The free part is taken at once; what follows pays for the rest.
+            account.reserved = free;
+            free
+        };
+        let missing = u32::try_from(wanted - free).unwrap_or(u32::MAX);
         if missing == 0 {
-            return wanted;
+            return free;
         }
-        let permits = u32::try_from(missing).unwrap_or(u32::MAX);
-        let permit = match self.budget.0.try_acquire_many(permits) {
+        let permit = match self.budget.0.try_acquire_many(missing) {
             Ok(permit) => permit,
             Err(_) if free > 0 => return free,
             // Little is asked for, so that many who wait get something each.
-            Err(_) => {
-                let permits = permits.min(SCARCE_BYTES);
-                self.budget.0.acquire_many(permits).await.expect("the budget is never closed")
-            }
+            Err(_) => self.budget.0.acquire_many(missing.min(SCARCE_BYTES)).await.expect("the budget is never closed"),
         };
         let paid = permit.num_permits();
         permit.forget();
         let mut account = self.account();
+        account.reserved += paid;
         account.paid += paid;
-        account.free().min(wanted)
+        // Credit may have come meanwhile, and made part of the payment unnecessary.
+        account.settle(&self.budget);
+        account.reserved
     }
 
     /// So many bytes were read. What was paid for and not read goes back to the budget.
     pub(crate) fn hold(&self, bytes: usize) {
         let mut account = self.account();
+        assert!(bytes <= account.reserved, "no more is read than there was room for");
         account.held += bytes;
+        account.reserved = 0;
         account.settle(&self.budget);
     }
 
@@ -130,14 +134,11 @@ impl Window {
 }
 
 impl Account {
-    /// What may be read without paying more.
-    fn free(&self) -> usize {
-        (ALLOWANCE_BYTES + self.paid).saturating_sub(self.held)
-    }
-
+    /// Gives back what was paid for and is not needed any more.
     fn settle(&mut self, budget: &Budget) {
-        let surplus = self.paid.saturating_sub(self.held.saturating_sub(ALLOWANCE_BYTES));
-        self.paid -= surplus;
+        let needed = (self.held + self.reserved).saturating_sub(ALLOWANCE_BYTES);
+        let surplus = self.paid.checked_sub(needed).expect("what is held and reserved is paid for");
+        self.paid = needed;
         budget.0.add_permits(surplus);
     }
 }
@@ -173,16 +174,28 @@ mod tests {
     #[test]
     fn a_window_closes_when_it_is_overdrawn_and_opens_with_credit() {
         let window = Window::new(Arc::new(Budget::new(1000)));
-        assert!(window.is_open());
+        assert_eq!(now(window.open()), Some(()));
         window.deliver(limits::CLIENT_WINDOW_BYTES - 1);
-        assert!(window.is_open(), "one byte is left, so one more frame may come");
+        assert_eq!(now(window.open()), Some(()), "one byte is left, so one more frame may come");
         window.deliver(500);
-        assert!(!window.is_open());
         assert_eq!(now(window.open()), None);
         window.credit(499);
-        assert!(!window.is_open());
+        assert_eq!(now(window.open()), None);
         window.credit(1);
         assert_eq!(now(window.open()), Some(()));
+    }
+
+    #[test]
+    fn credit_that_comes_while_a_read_is_under_way_does_not_touch_its_room() {
+        let budget = Arc::new(Budget::new(1000));
+        let window = Window::new(Arc::clone(&budget));
+        assert_eq!(now(window.room(ALLOWANCE_BYTES + 300)), Some(ALLOWANCE_BYTES + 300));
+        window.hold(ALLOWANCE_BYTES + 300);
+        assert_eq!(now(window.room(500)), Some(500));
+        window.credit(ALLOWANCE_BYTES);
+        window.hold(500);
+        assert_eq!(budget.available(), 1000, "800 bytes are held, which is below the allowance");
+        assert_eq!(now(window.room(ALLOWANCE_BYTES)), Some(ALLOWANCE_BYTES));
     }
 
     #[test]
@@ -201,6 +214,10 @@ mod tests {
         assert_eq!(now(other.room(401)), None, "more has to wait");
         one.credit(1);
         assert_eq!(now(other.room(401)), Some(401));
+
+        one.credit(ALLOWANCE_BYTES);
+        other.hold(401);
+        assert_eq!(budget.available(), 1000 - 401, "credit for one leaves alone what another pays for");
 
         drop(one);
         drop(other);

@@ -81,7 +81,8 @@ structure! {
         log_start_offset: i64 [5.., ignorable] = -1,
         /// Only for followers that sent their last epoch.
         diverging_epoch: EpochEndOffset [12.., tag 0],
-        current_leader: LeaderIdAndEpoch [12.., tag 1],
+        /// A hint, so it may be left out of older versions.
+        current_leader: LeaderIdAndEpoch [12.., tag 1, ignorable],
         snapshot_id: SnapshotId [12.., tag 2],
         /// `None` unless the request reads committed records only.
         aborted_transactions: Option<Vec<AbortedTransaction>> [4.., ignorable],

@@ -60,6 +60,7 @@ structure! {
         error_code: ErrorCode [0..],
         timestamp: i64 [1..] = -1,
         offset: i64 [1..] = -1,
-        leader_epoch: i32 [4..] = -1,
+        /// Left out of versions whose clients do not check epochs.
+        leader_epoch: i32 [4.., ignorable] = -1,
     }
 }

@@ -37,7 +37,8 @@ message! {
     pub struct ProduceResponse {
         responses: Vec<TopicProduceResponse> [0..],
         throttle_time_ms: i32 [1.., ignorable],
-        node_endpoints: Vec<NodeEndpoint> [10.., tag 0],
+        /// A hint, so it may be left out of older versions.
+        node_endpoints: Vec<NodeEndpoint> [10.., tag 0, ignorable],
     }
 }
 
@@ -58,6 +59,7 @@ structure! {
         log_start_offset: i64 [5.., ignorable] = -1,
         record_errors: Vec<BatchIndexAndErrorMessage> [8.., ignorable],
         error_message: Option<Str> [8.., ignorable],
+        /// A hint, so it may be left out of older versions.
         current_leader: LeaderIdAndEpoch [10.., tag 0, ignorable],
     }
 }

@@ -85,9 +85,9 @@ fn write_value(
         Type::String { nullable } => {
             if null(nullable, random) {
                 return if flexible {
-                    out.push(0)
+                    out.push(0);
                 } else {
-                    out.extend([0xff; 2])
+                    out.extend([0xff; 2]);
                 };
             }
             let text = ["", "a", "topic-1", "größe", "木", "🌲🌲", "with space"][random.below(7)];
@@ -133,9 +133,9 @@ fn write_number(out: &mut Vec<u8>, bytes: usize, random: &mut Random) {
 
 fn put_null(out: &mut Vec<u8>, flexible: bool) {
     if flexible {
-        out.push(0)
+        out.push(0);
     } else {
-        out.extend([0xff; 4])
+        out.extend([0xff; 4]);
     }
 }
 
