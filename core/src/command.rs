@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::{
     ids::{LogIndex, ReplicaId, Term},
+    log::segment::AppliedBatch,
     time::Wall,
 };
 
@@ -123,6 +124,8 @@ pub trait StateMachine {
 #[derive(Debug)]
 pub struct ApplyOutput<R> {
     pub responses: Vec<Response<R>>,
+    /// Batches that a partition accepted, in the order of their offsets.
+    pub batches: Vec<AppliedBatch>,
 }
 
 /// The answer to a request; it reaches the client only if origin, term and token name a waiter of this replica.
@@ -136,7 +139,7 @@ pub struct Response<R> {
 
 impl<R> Default for ApplyOutput<R> {
     fn default() -> Self {
-        Self { responses: Vec::new() }
+        Self { responses: Vec::new(), batches: Vec::new() }
     }
 }
 

@@ -26,7 +26,7 @@ pub enum Input {
 
     /// A link dialled by [`PeerDial`] is established; the core sends the first frame.
     LinkUp { link: LinkId },
-    /// A peer opened a link to us; it sends the first frame.
+    /// A peer opened a link to us; it sends the first frame. The driver names it, with the top bit of the id clear.
     LinkAccepted { link: LinkId },
     /// One complete frame of a peer, without its length prefix.
     LinkFrame { link: LinkId, frame: Bytes },
@@ -93,7 +93,8 @@ pub struct PeerSend {
     pub slices: Vec<Bytes>,
 }
 
-/// One attempt to connect; answered by `LinkUp` or `LinkDown`. The core repeats it when it wants to.
+/// One attempt to connect; answered by `LinkUp` or `LinkDown`. The core repeats it when it wants to. The core names
+/// the link, with the top bit of the id set.
 #[derive(Debug)]
 pub struct PeerDial {
     pub link: LinkId,

@@ -13,6 +13,7 @@ pub mod io;
 pub mod limits;
 pub mod log;
 pub mod metadata;
+pub mod partition;
 pub mod replication;
 pub mod rng;
 pub mod session;

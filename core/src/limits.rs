@@ -34,6 +34,10 @@ pub const WAL_BLOCK_BYTES: usize = 4 << 10;
 pub const WAL_FILE_BYTES: u64 = 64 << 20;
 /// A mark follows the last WAL write within this time.
 pub const WAL_MARK_DELAY: Duration = Duration::from_millis(50);
+/// How long the WAL waits before it asks a full disk for room again.
+pub const WAL_FULL_RETRY: Duration = Duration::from_secs(1);
+/// What recovery and replay read at once, unless a single payload is larger.
+pub const WAL_READ_BYTES: usize = 1 << 20;
 
 /// Unit of the CRC side file of a segment.
 pub const SEGMENT_CHUNK_BYTES: usize = 64 << 10;
@@ -62,6 +66,15 @@ pub const SHARD_TAIL_BYTES_MAX: usize = 64 << 20;
 pub const RAFT_MESSAGE_BYTES_MAX: u64 = 1 << 20;
 /// Append messages in flight per follower of a group.
 pub const RAFT_INFLIGHT_MESSAGES_MAX: usize = 32;
+/// Payload of one entry: the largest batch and what a command adds to it.
+pub const RAFT_ENTRY_BYTES_MAX: usize = BATCH_BYTES_MAX + (1 << 16);
+/// Bytes of entries a follower holds that are not applied yet; beyond it appends are dropped before they reach Raft.
+pub const GROUP_UNAPPLIED_BYTES_MAX: usize = 48 << 20;
+/// Reads of log entries from disk under way per group, and how many deliveries may wait for one of them.
+pub const RAFT_FETCHES_MAX: usize = 8;
+pub const RAFT_FETCH_WAITERS_MAX: usize = 16;
+/// Linearizable reads of one group that wait for their confirmation.
+pub const RAFT_READS_WAITING_MAX: usize = 4096;
 /// Unacknowledged append bytes per peer.
 pub const PEER_WINDOW_BYTES: usize = 32 << 20;
 
@@ -144,6 +157,12 @@ pub const FETCH_READ_BYTES: usize = 1 << 20;
 
 /// Batches remembered per producer (Kafka's protocol allows five in flight).
 pub const PRODUCER_BATCHES: usize = 5;
+/// Producers remembered per partition.
+pub const PRODUCERS_MAX: usize = 100_000;
+/// Entries proposed to Raft at once.
+pub const PROPOSAL_ENTRIES_MAX: usize = 1024;
+/// Partitions in all fetch sessions of a node.
+pub const FETCH_SESSION_PARTITIONS_MAX: usize = 1_000_000;
 
 const _: () = assert!(BATCH_BYTES_MAX < PRODUCE_FRAME_BYTES_MAX, "the largest batch fits into a frame");
 const _: () = assert!(BATCH_BYTES_MAX < PEER_FRAME_BYTES_MAX, "the largest batch fits into a peer's frame");
@@ -157,6 +176,9 @@ const _: () = assert!(RAFT_MESSAGE_STRIPPED_BYTES_MAX + BATCH_BYTES_MAX < PEER_F
 const _: () = assert!(PEER_RELINK_AFTER.as_nanos() < PEER_DOWN_AFTER.as_nanos());
 const _: () = assert!(PING_INTERVAL.as_nanos() * 4 < PEER_DOWN_AFTER.as_nanos(), "three lost pings are no alarm");
 const _: () = assert!(PEER_DOWN_AFTER.as_nanos() < TICK.as_nanos() * ELECTION_TICKS as u128);
+const _: () = assert!(RAFT_ENTRY_BYTES_MAX < PEER_FRAME_BYTES_MAX, "the largest entry fits into a peer's frame");
+const _: () = assert!(GROUP_PROPOSED_BYTES_MAX < GROUP_UNAPPLIED_BYTES_MAX, "followers hold what a leader may propose");
+const _: () = assert!(RAFT_ENTRY_BYTES_MAX < GROUP_UNAPPLIED_BYTES_MAX, "the largest entry can be taken");
 const _: () = assert!(SEGMENT_CHUNK_BYTES > BATCH_SHARED_BYTES_MIN);
 const _: () = assert!(TAIL_CHUNK_BYTES_MIN.is_power_of_two() && SEGMENT_CHUNK_BYTES.is_power_of_two());
 const _: () = assert!(SEGMENT_CHUNK_BYTES.is_multiple_of(SEGMENT_INDEX_INTERVAL_BYTES), "a stretch lies in one chunk");

@@ -3,10 +3,7 @@
 use kauri_protocol::{
     api::ApiKey,
     error::ErrorCode,
-    messages::{
-        ApiVersionsRequest, ApiVersionsResponse,
-        api_versions::ApiVersion,
-    },
+    messages::{ApiVersionsRequest, ApiVersionsResponse, api_versions::ApiVersion},
 };
 
 use super::{Exchange, Progress, done, respond_in_version};
@@ -25,11 +22,8 @@ pub(super) fn start(exchange: Exchange, request: ApiVersionsRequest) -> Progress
 /// The answer to a version that is not supported: version 0, naming the versions of this API (KIP-511).
 pub(super) fn unsupported(exchange: Exchange) -> Reply {
     let advertised = ApiKey::ApiVersions.api().advertised;
-    let range = ApiVersion {
-        api_key: ApiKey::ApiVersions.into(),
-        min_version: advertised.min,
-        max_version: advertised.max,
-    };
+    let range =
+        ApiVersion { api_key: ApiKey::ApiVersions.into(), min_version: advertised.min, max_version: advertised.max };
     let body =
         ApiVersionsResponse { error_code: ErrorCode::UnsupportedVersion, api_keys: vec![range], ..Default::default() };
     respond_in_version(exchange, &body, 0)

@@ -94,11 +94,9 @@ pub(super) fn resume(broker: &mut Broker, exchange: Exchange, mut pending: Pendi
                 fail(&mut pending.response.topics[part as usize], &error);
             }
         }
-        Event::Appended { .. }
-        | Event::Confirmed { .. }
-        | Event::Read { .. }
-        | Event::ProducerIds
-        | Event::Woken => unreachable!("CreateTopics waits for the metadata group only"),
+        Event::Appended { .. } | Event::Confirmed { .. } | Event::Read { .. } | Event::ProducerIds | Event::Woken => {
+            unreachable!("CreateTopics waits for the metadata group only")
+        }
     }
     done(exchange, &pending.response)
 }

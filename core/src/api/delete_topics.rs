@@ -76,11 +76,9 @@ pub(super) fn resume(exchange: Exchange, mut pending: Pending, event: Event) -> 
                 fail(exchange, &mut pending.response.responses[part as usize], &error);
             }
         }
-        Event::Appended { .. }
-        | Event::Confirmed { .. }
-        | Event::Read { .. }
-        | Event::ProducerIds
-        | Event::Woken => unreachable!("DeleteTopics waits for the metadata group only"),
+        Event::Appended { .. } | Event::Confirmed { .. } | Event::Read { .. } | Event::ProducerIds | Event::Woken => {
+            unreachable!("DeleteTopics waits for the metadata group only")
+        }
     }
     done(exchange, &pending.response)
 }

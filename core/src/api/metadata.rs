@@ -9,9 +9,7 @@ use kauri_protocol::{
     error::ErrorCode,
     messages::{
         MetadataRequest, MetadataResponse,
-        metadata::{
-            MetadataRequestTopic, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
-        },
+        metadata::{MetadataRequestTopic, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic},
     },
     wire::{Str, Uuid},
 };
@@ -68,11 +66,9 @@ pub(super) fn resume(broker: &mut Broker, exchange: Exchange, mut pending: Pendi
             }
         }
         Event::Deadline => {}
-        Event::Appended { .. }
-        | Event::Confirmed { .. }
-        | Event::Read { .. }
-        | Event::ProducerIds
-        | Event::Woken => unreachable!("Metadata waits for the creation of topics only"),
+        Event::Appended { .. } | Event::Confirmed { .. } | Event::Read { .. } | Event::ProducerIds | Event::Woken => {
+            unreachable!("Metadata waits for the creation of topics only")
+        }
     }
     done(exchange, &answer(broker, exchange, pending.request))
 }
@@ -137,7 +133,8 @@ fn describe_asked(broker: &Broker, exchange: Exchange, asked: MetadataRequestTop
 }
 
 fn describe(broker: &Broker, topic: &Topic) -> MetadataResponseTopic {
-    let partitions = topic.partitions.iter().zip(0..).map(|(partition, index)| describe_partition(broker, partition, index));
+    let partitions =
+        topic.partitions.iter().zip(0..).map(|(partition, index)| describe_partition(broker, partition, index));
     MetadataResponseTopic {
         name: Some(Str::from(topic.name.as_str())),
         topic_id: topic.id.0,

@@ -107,7 +107,9 @@ pub(crate) fn start(broker: &mut Broker, now: Now, mut request: Request) -> Prog
         ApiKey::DescribeConfigs => decode(body, exchange).map(|body| describe_configs::start(broker, exchange, body)),
         ApiKey::Fetch => decode(body, exchange).map(|body| fetch::start(broker, now, exchange, body)),
         ApiKey::FindCoordinator => decode(body, exchange).map(|body| find_coordinator::start(exchange, body)),
-        ApiKey::InitProducerId => decode(body, exchange).map(|body| init_producer_id::start(broker, now, exchange, body)),
+        ApiKey::InitProducerId => {
+            decode(body, exchange).map(|body| init_producer_id::start(broker, now, exchange, body))
+        }
         ApiKey::ListOffsets => decode(body, exchange).map(|body| list_offsets::start(broker, now, exchange, body)),
         ApiKey::Metadata => decode(body, exchange).map(|body| metadata::start(broker, now, exchange, body)),
         ApiKey::Produce => decode(body, exchange).map(|body| produce::start(broker, now, exchange, body)),

@@ -53,8 +53,7 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: 
                     broker.append(now, exchange.version, &topic.name, partition.index, records, waiter)
                 }
             };
-            let mut answer =
-                PartitionProduceResponse { index: partition.index, base_offset: -1, ..Default::default() };
+            let mut answer = PartitionProduceResponse { index: partition.index, base_offset: -1, ..Default::default() };
             match result {
                 Ok(()) => open.push(Some((response.responses.len(), partitions.len()))),
                 Err(refusal) => {
@@ -65,9 +64,11 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: 
             }
             partitions.push(answer);
         }
-        response
-            .responses
-            .push(TopicProduceResponse { name: topic.name, partition_responses: partitions, ..Default::default() });
+        response.responses.push(TopicProduceResponse {
+            name: topic.name,
+            partition_responses: partitions,
+            ..Default::default()
+        });
     }
     if silent {
         return Progress::Done(if failed { Reply::Close(CloseReason::SilentFailure) } else { Reply::Silent });
@@ -95,11 +96,9 @@ pub(super) fn resume(exchange: Exchange, mut pending: Pending, event: Event) -> 
                 pending.fill(u32::try_from(part).expect("counted in u32"), Err(ErrorCode::RequestTimedOut));
             }
         }
-        Event::Confirmed { .. }
-        | Event::Read { .. }
-        | Event::Controller { .. }
-        | Event::ProducerIds
-        | Event::Woken => unreachable!("Produce waits for its batches only"),
+        Event::Confirmed { .. } | Event::Read { .. } | Event::Controller { .. } | Event::ProducerIds | Event::Woken => {
+            unreachable!("Produce waits for its batches only")
+        }
     }
     done(exchange, &pending.response)
 }

@@ -127,7 +127,10 @@ impl Calls {
         for id in late {
             let sent = !self.unsent.contains(&id);
             let error = if sent {
-                ControllerError::new(ErrorCode::RequestTimedOut, "the metadata group did not answer in time; the request may still be carried out")
+                ControllerError::new(
+                    ErrorCode::RequestTimedOut,
+                    "the metadata group did not answer in time; the request may still be carried out",
+                )
             } else {
                 ControllerError::new(ErrorCode::NotController, "the metadata group has no leader that can be reached")
             };

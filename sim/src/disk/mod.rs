@@ -130,9 +130,7 @@ impl Disk {
                     Change::Zero { .. } | Change::Resize { .. } => unreachable!("a prefix of a write is a write"),
                 }
             }
-            (1, DiskAction::Create { file, size }) => {
-                Some(DiskAction::Create { file, size: dice.range(0, size) })
-            }
+            (1, DiskAction::Create { file, size }) => Some(DiskAction::Create { file, size: dice.range(0, size) }),
             (_, action) => Some(action),
         };
         match action {

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use kauri_core::{
-    io::{DiskAction, DiskError, DiskOperation, DiskOutput},
     ids::OperationId,
+    io::{DiskAction, DiskError, DiskOperation, DiskOutput},
 };
 
 use super::{Disk, PowerMode, file::Sequence};
@@ -99,7 +99,11 @@ impl Queue {
     }
 
     /// Takes operations from the core.
-    pub fn submit(&mut self, wal: impl IntoIterator<Item = DiskOperation>, other: impl IntoIterator<Item = DiskOperation>) {
+    pub fn submit(
+        &mut self,
+        wal: impl IntoIterator<Item = DiskOperation>,
+        other: impl IntoIterator<Item = DiskOperation>,
+    ) {
         self.wal_waiting.extend(wal);
         self.waiting.extend(other);
     }

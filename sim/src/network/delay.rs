@@ -12,11 +12,21 @@ use crate::{
 pub enum Delay {
     Constant(Span),
     /// At least `least`, and in addition an exponentially distributed time.
-    Exponential { least: Span, mean: Span },
+    Exponential {
+        least: Span,
+        mean: Span,
+    },
     /// Half of the draws below twice `least`, one in a hundred above a hundred times `least`, none above `most`.
-    HeavyTail { least: Span, most: Span },
+    HeavyTail {
+        least: Span,
+        most: Span,
+    },
     /// `slow` with a chance, else `fast`: for example two paths.
-    Bimodal { fast: Span, slow: Span, chance: Chance },
+    Bimodal {
+        fast: Span,
+        slow: Span,
+        chance: Chance,
+    },
 }
 
 impl Delay {

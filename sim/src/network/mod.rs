@@ -16,13 +16,13 @@ use bytes::Bytes;
 use kauri_core::limits;
 use kauri_protocol::frame::{FrameLimits, FrameSplitter};
 
-pub use self::{
-    delay::{Delay, DelayError},
-    path::PathQuality,
-};
 use self::{
     connection::{Connection, Content, End, Segment, Stream},
     path::Path,
+};
+pub use self::{
+    delay::{Delay, DelayError},
+    path::PathQuality,
 };
 use crate::{
     bites::{Bite, Bites},
@@ -65,13 +65,31 @@ pub enum Wake {
 /// What happened to a socket, for the process that owns it.
 #[derive(Debug)]
 pub enum Arrival {
-    Connected { site: Site, socket: Socket },
-    Accepted { site: Site, socket: Socket, port: Port },
-    Frame { site: Site, socket: Socket, frame: Bytes },
+    Connected {
+        site: Site,
+        socket: Socket,
+    },
+    Accepted {
+        site: Site,
+        socket: Socket,
+        port: Port,
+    },
+    Frame {
+        site: Site,
+        socket: Socket,
+        frame: Bytes,
+    },
     /// The socket took bytes of what was sent.
-    Written { site: Site, socket: Socket, bytes: usize },
+    Written {
+        site: Site,
+        socket: Socket,
+        bytes: usize,
+    },
     /// The connection is gone, or the dial failed.
-    Down { site: Site, socket: Socket },
+    Down {
+        site: Site,
+        socket: Socket,
+    },
 }
 
 /// Whether a machine answers.
@@ -450,8 +468,7 @@ impl Network {
         connection.streams[index].give_up_armed = false;
         let [site, peer] = [connection.sites[index], connection.sites[1 - index]];
         let stream = &connection.streams[index];
-        let overdue = stream.acknowledgements_held > 0
-            || (stream.is_due(now) && stream.may_read());
+        let overdue = stream.acknowledgements_held > 0 || (stream.is_due(now) && stream.may_read());
         let silent = connection.ends[1 - index] == End::Silent;
         if connection.ends[index] != End::Open || !overdue {
             return;

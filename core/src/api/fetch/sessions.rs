@@ -279,22 +279,14 @@ mod tests {
         let mut sessions = FetchSessions::default();
         let Ok((Session::Created(id), _)) = sessions.open(NOW, &mut request(0, 0, &[(0, 5)])) else { panic!() };
         assert!(sessions.open(NOW, &mut request(id, 1, &[])).is_ok());
-        assert_eq!(
-            sessions.open(NOW, &mut request(id, 1, &[])).unwrap_err(),
-            ErrorCode::InvalidFetchSessionEpoch
-        );
-        assert_eq!(
-            sessions.open(NOW, &mut request(id + 1, 1, &[])).unwrap_err(),
-            ErrorCode::FetchSessionIdNotFound
-        );
+        assert_eq!(sessions.open(NOW, &mut request(id, 1, &[])).unwrap_err(), ErrorCode::InvalidFetchSessionEpoch);
+        assert_eq!(sessions.open(NOW, &mut request(id + 1, 1, &[])).unwrap_err(), ErrorCode::FetchSessionIdNotFound);
     }
 
     #[test]
     fn forgotten_partitions_and_closed_sessions_are_gone() {
         let mut sessions = FetchSessions::default();
-        let Ok((Session::Created(id), _)) = sessions.open(NOW, &mut request(0, 0, &[(0, 5), (1, 5)])) else {
-            panic!()
-        };
+        let Ok((Session::Created(id), _)) = sessions.open(NOW, &mut request(0, 0, &[(0, 5), (1, 5)])) else { panic!() };
         let mut forget = request(id, 1, &[]);
         forget.forgotten_topics_data = vec![ForgottenTopic { topic: Str::from("t"), partitions: vec![0] }];
         let (_, targets) = sessions.open(NOW, &mut forget).unwrap();

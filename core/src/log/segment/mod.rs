@@ -29,15 +29,8 @@ mod writeback;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use kauri_protocol::records::HEADER_BYTES;
 
-pub use self::{
-    batch::BATCH_HEADER_BYTES,
-    damage::{Damage, DamageKind, ReadError},
-    read::ReadPlan,
-    recovery::LogRecovery,
-    removal::Removal,
-    selection::Batches,
-};
 use self::{
     batch::BatchHeader,
     file::{CHUNK, Segment},
@@ -47,6 +40,13 @@ use self::{
     selection::{Allowance, Selection},
     tail::{Arrival, Tail},
     writeback::Writeback,
+};
+pub use self::{
+    damage::{Damage, DamageKind, ReadError},
+    read::ReadPlan,
+    recovery::LogRecovery,
+    removal::Removal,
+    selection::Batches,
 };
 use crate::{
     ids::{GroupId, LeaderEpoch, Offset, OperationId},
@@ -68,7 +68,7 @@ pub struct LogSettings {
 /// One applied batch. The fields repeat what the header says; a difference is a broken invariant.
 #[derive(Clone, Debug)]
 pub struct AppliedBatch {
-    /// The [`BATCH_HEADER_BYTES`] of the header, base offset and leader epoch already set.
+    /// The header's [`HEADER_BYTES`], base offset and leader epoch already set.
     pub header: Bytes,
     /// Everything behind the header.
     pub body: Bytes,
@@ -261,7 +261,7 @@ impl PartitionLog {
 
     fn check(&self, batch: &AppliedBatch) {
         let header = BatchHeader::read(&batch.header).ok().flatten().expect("an applied batch has a header");
-        assert_eq!(batch.header.len(), BATCH_HEADER_BYTES, "the header is a slice of its own");
+        assert_eq!(batch.header.len(), HEADER_BYTES, "the header is a slice of its own");
         let said = BatchHeader {
             base_offset: batch.base_offset,
             next_offset: batch.base_offset.plus(batch.records),
@@ -461,3 +461,6 @@ fn combine(first: u32, second: u32, bytes: u64) -> u32 {
     }
     crc32c::crc32c_combine(first, second, usize::try_from(bytes).expect("at most a chunk"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,10 @@
 //! is for. Nothing here touches the partition: a plan carries all it needs, and the log may change meanwhile.
 
 use bytes::Bytes;
+use kauri_protocol::records::HEADER_BYTES;
 
 use super::{
-    batch::{BATCH_HEADER_BYTES, BatchHeader},
+    batch::BatchHeader,
     damage::{Damage, DamageKind, ReadError},
     file::{CHUNK, Segment},
     selection::{Allowance, Batches, Selection},
@@ -124,7 +125,7 @@ impl ReadPlan {
             let header = match self.header(bytes, at)? {
                 Some(header) => header,
                 None if taken_from.is_some() => break,
-                None => return Ok(self.short(at, BATCH_HEADER_BYTES, self.from)),
+                None => return Ok(self.short(at, HEADER_BYTES, self.from)),
             };
             if header.next_offset <= self.from {
                 at += header.bytes;
@@ -152,7 +153,7 @@ impl ReadPlan {
     fn scan_timestamps(&self, bytes: &Bytes, mut at: usize, timestamp: i64, upper: Offset) -> Result<Scan, Damage> {
         let mut next = self.from;
         while at < bytes.len() {
-            let Some(header) = self.header(bytes, at)? else { return Ok(self.short(at, BATCH_HEADER_BYTES, next)) };
+            let Some(header) = self.header(bytes, at)? else { return Ok(self.short(at, HEADER_BYTES, next)) };
             if header.next_offset > upper {
                 return Ok(Scan::Passed { next: upper });
             }

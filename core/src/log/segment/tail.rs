@@ -8,9 +8,10 @@
 use std::{collections::VecDeque, ops::Range};
 
 use bytes::{Bytes, BytesMut};
+use kauri_protocol::records::HEADER_BYTES;
 
 use super::{
-    batch::{BATCH_HEADER_BYTES, BatchHeader, batches},
+    batch::{BatchHeader, batches},
     position::Position,
     selection::Selection,
 };
@@ -335,7 +336,7 @@ impl Chunk {
         if self.open.is_empty() {
             return 0;
         }
-        assert!(self.open.len() >= BATCH_HEADER_BYTES, "a chunk holds whole batches");
+        assert!(self.open.len() >= HEADER_BYTES, "a chunk holds whole batches");
         self.runs.push(Run {
             start: self.open_start,
             base_offset: self.open_offset,

@@ -148,20 +148,25 @@ impl Detector {
         Stamp { ping, echo }
     }
 
-    /// A frame of this peer arrived. Frames of an earlier process of the peer change nothing.
-    pub fn handle_frame(&mut self, now: Monotonic, node: NodeId, heard: &Heard) {
+    /// This peer runs as the process of that boot number; an earlier one than known changes nothing.
+    pub fn handle_boot(&mut self, now: Monotonic, node: NodeId, boot: BootNumber) {
         self.observe(now);
         let Some(pair) = self.pairs.get_mut(&node) else { return };
-        match pair.boot {
-            Some(boot) if heard.boot < boot => return,
-            Some(boot) if heard.boot > boot => {
-                if pair.state == State::Up {
-                    self.verdicts.push(Verdict::Down(node));
-                }
-                pair.restarted(now, heard.boot);
+        if pair.boot.is_some_and(|known| boot > known) {
+            if pair.state == State::Up {
+                self.verdicts.push(Verdict::Down(node));
             }
-            Some(_) => {}
-            None => pair.boot = Some(heard.boot),
+            pair.restarted(now);
+        }
+        pair.boot = pair.boot.max(Some(boot));
+    }
+
+    /// A frame of this peer arrived. Frames of an earlier process of the peer change nothing.
+    pub fn handle_frame(&mut self, now: Monotonic, node: NodeId, heard: &Heard) {
+        self.handle_boot(now, node, heard.boot);
+        let Some(pair) = self.pairs.get_mut(&node) else { return };
+        if pair.boot != Some(heard.boot) {
+            return;
         }
         if pair.heard.is_none_or(|(newest, _)| heard.ping > newest) {
             pair.heard = Some((heard.ping, now));
@@ -251,12 +256,11 @@ impl Pair {
     }
 
     /// The peer runs as another process: nothing known of the old one applies to it.
-    fn restarted(&mut self, now: Monotonic, boot: BootNumber) {
+    fn restarted(&mut self, now: Monotonic) {
         self.state = match self.state {
             State::Starting => State::Starting,
             State::Up | State::Down { .. } => State::Down { since: now, cause: Cause::Certain },
         };
-        self.boot = Some(boot);
         self.heard = None;
         self.relink = None;
     }
