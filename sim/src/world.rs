@@ -185,7 +185,11 @@ impl<C: Core> World<C> {
 
     /// What the clients that did not heal wait for.
     pub fn clients_wait_for(&self) -> Vec<String> {
-        self.clients.iter().filter(|site| !site.client.has_healed(&self.history)).map(|site| site.client.waits_for(&self.history)).collect()
+        self.clients
+            .iter()
+            .filter(|site| !site.client.has_healed(&self.history))
+            .map(|site| site.client.waits_for(&self.history))
+            .collect()
     }
 
     /// A deep look into every node that runs.
