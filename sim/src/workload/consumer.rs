@@ -105,7 +105,7 @@ impl Reader {
                 match self.kafka.partitions.find(&topic.topic, told.partition_index) {
                     Some(partition) => self.partition(now, partition, told, history),
                     None => {
-                        history.refuse(format!("{}: an answer names a partition nobody asked for", self.kafka.name))
+                        history.refuse(format!("{}: an answer names a partition nobody asked for", self.kafka.name));
                     }
                 }
             }
