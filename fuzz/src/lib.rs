@@ -182,8 +182,21 @@ fn mutated(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
                 let count = random.below(64).min(other.len() - from);
                 drop(input.splice(at..at, other[from..from + count].iter().copied()));
             }
+            7 if random.below(8) == 0 => drop(input.splice(at..at, run(random))),
             _ => input.truncate(at.max(input.len() / 2)),
         }
     }
     input
+}
+
+/// A count, fixed or compact, and as many small elements: what takes most memory for its length.
+fn run(random: &mut Random) -> Vec<u8> {
+    let count = 1 << random.below(13);
+    let mut run = match random.below(2) {
+        0 => (count as u32).to_be_bytes().to_vec(),
+        _ => vec![(count + 1) as u8 & 0x7f | 0x80, ((count + 1) >> 7) as u8],
+    };
+    let element = vec![random.below(2) as u8; 1 + random.below(8)];
+    run.extend(element.repeat(count));
+    run
 }

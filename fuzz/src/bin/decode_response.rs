@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use bytes::Bytes;
 use kauri_fuzz::{fuzz, peak_of};
 use kauri_protocol::messages::Response;
-use kauri_protocol::{ApiKey, EncodeError, Reader, Writer};
+use kauri_protocol::{ApiKey, DecodeError, EncodeError, Reader, Writer};
 
 fn main() -> ExitCode {
     fuzz(
@@ -33,9 +33,12 @@ fn main() -> ExitCode {
             let mut writer = Writer::new();
             match response.encode(&mut writer, version) {
                 Ok(()) => {
-                    let again =
-                        Response::decode(api_key, &mut Reader::new(writer.into_bytes()), version);
-                    assert_eq!(again, Ok(response));
+                    match Response::decode(api_key, &mut Reader::new(writer.into_bytes()), version)
+                    {
+                        // Unknown tags and bytes behind the end pay for memory, and they are gone.
+                        Err(DecodeError::OverBudget { .. }) => {}
+                        again => assert_eq!(again, Ok(response)),
+                    }
                 }
                 // Kafka refuses long strings where the wire has room for them.
                 Err(EncodeError::TooLong { .. }) => {}
