@@ -97,27 +97,6 @@ impl FrameSplitter {
         }
     }
 
-    fn make_room(&mut self) {
-        let waiting = match self.claimed_length() {
-            Some(length) => LENGTH_BYTES + usize::try_from(length).unwrap_or(0),
-            None => 0,
-        };
-        assert!(
-            waiting == 0 || waiting > self.filled,
-            "frames must be taken out before more bytes are read"
-        );
-        if self.buffer.len() - self.filled < SPARE_BYTES_MIN {
-            // A frame that is longer than the buffer moves out of it as soon as its length is accepted, in next_frame.
-            let mut buffer = BytesMut::zeroed(
-                self.buffer_bytes_next
-                    .max(waiting + SPARE_BYTES_MIN)
-                    .min(READ_BUFFER_BYTES_MAX),
-            );
-            buffer[..self.filled].copy_from_slice(&self.buffer[..self.filled]);
-            self.buffer = buffer;
-        }
-    }
-
     /// Takes note that the first `count` bytes of [`FrameSplitter::spare`] were received.
     pub fn commit(&mut self, count: usize) {
         if let Some(large) = &mut self.large {
@@ -207,6 +186,27 @@ impl FrameSplitter {
         if self.is_idle() {
             self.buffer = BytesMut::new();
             self.buffer_bytes_next = READ_BUFFER_BYTES_MIN;
+        }
+    }
+
+    fn make_room(&mut self) {
+        let waiting = match self.claimed_length() {
+            Some(length) => LENGTH_BYTES + usize::try_from(length).unwrap_or(0),
+            None => 0,
+        };
+        assert!(
+            waiting == 0 || waiting > self.filled,
+            "frames must be taken out before more bytes are read"
+        );
+        if self.buffer.len() - self.filled < SPARE_BYTES_MIN {
+            // A frame that is longer than the buffer moves out of it as soon as its length is accepted, in next_frame.
+            let mut buffer = BytesMut::zeroed(
+                self.buffer_bytes_next
+                    .max(waiting + SPARE_BYTES_MIN)
+                    .min(READ_BUFFER_BYTES_MAX),
+            );
+            buffer[..self.filled].copy_from_slice(&self.buffer[..self.filled]);
+            self.buffer = buffer;
         }
     }
 
@@ -348,29 +348,32 @@ mod tests {
 
     #[test]
     fn a_large_frame_is_filled_in_place() {
-        let mut splitter = FrameSplitter::new(LIMITS);
-        let mut head = framed(&vec![0; 1 << 20]);
-        head.truncate(100);
-        splitter.push(&head, &mut Vec::new()).unwrap();
-        let address = splitter.spare().as_ptr();
-        while splitter.next_frame().unwrap().is_none() {
-            // Nothing beyond the frame may be read into its allocation.
-            let count = splitter.spare().len();
-            splitter.commit(count);
-            if splitter
-                .large
-                .as_ref()
-                .is_none_or(|large| large.filled == large.length)
-            {
-                break;
-            }
-        }
+        let body: Vec<u8> = (0..1 << 20).map(|index| index as u8).collect();
+        let stream = [framed(&body), framed(b"next")].concat();
+        let mut splitter = FrameSplitter::new(FrameLimits::Fixed { bytes_max: 8 << 20 });
+        splitter.push(&stream[..100], &mut Vec::new()).unwrap();
+
+        let spare = splitter.spare();
+        assert_eq!(
+            spare.len(),
+            body.len() - 96,
+            "nothing behind the frame gets into its allocation"
+        );
+        spare.copy_from_slice(&body[96..]);
+        let address = spare.as_ptr();
+        splitter.commit(body.len() - 96);
+
         let frame = splitter
             .next_frame()
             .unwrap()
             .expect("all of it was committed");
-        assert_eq!(frame.len(), 1 << 20);
+        assert_eq!(frame, body);
         assert_eq!(frame[96..].as_ptr(), address);
+        let mut frames = Vec::new();
+        splitter
+            .push(&stream[4 + body.len()..], &mut frames)
+            .unwrap();
+        assert_eq!(frames, [Bytes::from_static(b"next")]);
     }
 
     #[test]
