@@ -1,1 +1,23 @@
+//! Deterministic simulation of complete Kauri clusters.
+#![forbid(unsafe_code)]
 
+pub mod bites;
+pub mod check;
+pub mod client;
+mod client_site;
+pub mod clock;
+pub mod core;
+pub mod dice;
+pub mod digest;
+pub mod disk;
+pub mod failure;
+mod faults;
+pub mod history;
+pub mod network;
+mod node;
+mod panic;
+pub mod plan;
+pub mod schedule;
+pub mod time;
+pub mod trace;
+pub mod world;

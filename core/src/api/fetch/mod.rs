@@ -1,0 +1,243 @@
+//! Fetch: committed records of partitions led here, as byte ranges of their logs.
+//!
+//! A request that finds less than it asked for waits: it registers once for each partition, is evaluated again at
+//! most once per turn when a high watermark moved, and answers with what there is when its time is over. Records that
+//! are no longer in memory are read from segments in bounded pieces; the shard does not wait for that.
+
+mod sessions;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use kauri_protocol::{
+    error::ErrorCode,
+    messages::{
+        FetchRequest, FetchResponse,
+        fetch::{FetchPartitionData, FetchableTopicResponse},
+        leader::LeaderIdAndEpoch,
+    },
+    wire::{Records, Str},
+};
+
+pub use sessions::FetchSessions;
+use sessions::{Session, Target};
+
+use super::{Event, Exchange, Progress, Waiter, done};
+use crate::{
+    broker::{
+        Broker,
+        reads::{ReadOutcome, ReadStart},
+    },
+    ids::{LeaderEpoch, Offset},
+    limits::FETCH_BYTES_MAX,
+    time::{Monotonic, Now},
+};
+
+/// A fetch that waits for records, or for the disk.
+#[derive(Debug)]
+pub struct Pending {
+    session: Session,
+    targets: Vec<Target>,
+    answers: Vec<FetchPartitionData>,
+    bytes_min: usize,
+    bytes_max: usize,
+    read_committed: bool,
+    deadline: Monotonic,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// Too few bytes so far.
+    Polling,
+    /// This many disk reads are under way; the answer follows the last.
+    Reading(usize),
+}
+
+pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, mut request: FetchRequest) -> Progress {
+    let (session, targets) = match broker.fetch_sessions.open(now.monotonic, &mut request) {
+        Ok(opened) => opened,
+        Err(error_code) => return done(exchange, &FetchResponse { error_code, ..Default::default() }),
+    };
+    let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
+    let mut pending = Pending {
+        session,
+        targets,
+        answers: Vec::new(),
+        bytes_min: usize::try_from(request.min_bytes).unwrap_or(0),
+        bytes_max: usize::try_from(request.max_bytes).unwrap_or(0).min(FETCH_BYTES_MAX),
+        read_committed: request.isolation_level == 1,
+        deadline: now.monotonic + wait,
+        phase: Phase::Polling,
+    };
+    let evaluated = pending.evaluate(broker, exchange, now);
+    if pending.is_complete(&evaluated, now) {
+        return pending.finish(broker, exchange);
+    }
+    if evaluated.reads == 0 {
+        let places = pending.targets.iter().map(|target| &target.place);
+        for (topic, index) in places {
+            broker.watch(topic, *index, exchange.id);
+        }
+        broker.set_deadline(exchange.id, pending.deadline);
+    }
+    pending.phase = evaluated.phase();
+    Progress::Waiting(super::Pending::Fetch(Box::new(pending)))
+}
+
+pub(super) fn resume(
+    broker: &mut Broker,
+    now: Now,
+    exchange: Exchange,
+    mut pending: Box<Pending>,
+    event: Event,
+) -> Progress {
+    match (event, pending.phase) {
+        (Event::Read { part, outcome }, Phase::Reading(outstanding)) => {
+            pending.fill(part, outcome);
+            if outstanding == 1 {
+                return pending.finish(broker, exchange);
+            }
+            pending.phase = Phase::Reading(outstanding - 1);
+        }
+        (Event::Woken, Phase::Polling) => {
+            let evaluated = pending.evaluate(broker, exchange, now);
+            if pending.is_complete(&evaluated, now) {
+                return pending.finish(broker, exchange);
+            }
+            pending.phase = evaluated.phase();
+        }
+        (Event::Deadline, Phase::Polling) => {
+            // What is there now, even if it is less than asked for. Reads may start; the answer then follows them.
+            let evaluated = pending.evaluate(broker, exchange, now);
+            if evaluated.reads == 0 {
+                return pending.finish(broker, exchange);
+            }
+            pending.phase = evaluated.phase();
+        }
+        // The disk decides when an answer that needs it is complete.
+        (Event::Woken | Event::Deadline, Phase::Reading(_)) => {}
+        (Event::Read { .. }, Phase::Polling)
+        | (Event::Appended { .. } | Event::Confirmed { .. } | Event::Controller { .. } | Event::ProducerIds, _) => {
+            unreachable!("a fetch waits for records, its reads and its deadline only")
+        }
+    }
+    Progress::Waiting(super::Pending::Fetch(pending))
+}
+
+/// The sum of one evaluation.
+struct Evaluated {
+    bytes: usize,
+    reads: usize,
+    failed: bool,
+}
+
+impl Evaluated {
+    fn phase(&self) -> Phase {
+        if self.reads > 0 { Phase::Reading(self.reads) } else { Phase::Polling }
+    }
+}
+
+impl Pending {
+    /// Looks at every partition in order, within the byte limits. The first that has records gives at least one
+    /// batch, however large (KIP-74).
+    fn evaluate(&mut self, broker: &mut Broker, exchange: Exchange, now: Now) -> Evaluated {
+        let mut sum = Evaluated { bytes: 0, reads: 0, failed: false };
+        self.answers.clear();
+        for (part, target) in self.targets.iter().enumerate() {
+            let waiter = Waiter {
+                request: exchange.id,
+                part: u32::try_from(part).expect("a frame holds fewer than 2^32 partitions"),
+            };
+            let mut answer =
+                FetchPartitionData { partition_index: target.place.1, high_watermark: -1, ..Default::default() };
+            let view = broker.fetch_view(&target.place.0, target.place.1, LeaderEpoch(target.leader_epoch));
+            match view {
+                Err(refusal) => {
+                    answer.error_code = refusal.error;
+                    if let Some(leader) = refusal.leader.filter(|_| exchange.version >= 12) {
+                        answer.current_leader =
+                            LeaderIdAndEpoch { leader_id: leader.node.0, leader_epoch: leader.epoch.0 };
+                    }
+                    sum.failed = true;
+                }
+                Ok(view) => {
+                    answer.high_watermark = view.high_watermark.0;
+                    answer.last_stable_offset = view.high_watermark.0;
+                    answer.log_start_offset = view.log_start.0;
+                    if self.read_committed {
+                        answer.aborted_transactions = Some(Vec::new());
+                    }
+                    let left = self.bytes_max.saturating_sub(sum.bytes);
+                    let bytes_max = usize::try_from(target.bytes_max).unwrap_or(0).min(left);
+                    let first = sum.bytes == 0;
+                    match broker.read(now, view.group, Offset(target.offset), bytes_max, first, waiter) {
+                        ReadStart::Ready(slices) => {
+                            let records: Records = slices.into_iter().collect();
+                            sum.bytes += records.len();
+                            answer.records = Some(records);
+                        }
+                        ReadStart::Waiting { bytes } => {
+                            sum.bytes += bytes;
+                            sum.reads += 1;
+                        }
+                        ReadStart::Empty => {}
+                        ReadStart::OutOfRange => {
+                            answer.error_code = ErrorCode::OffsetOutOfRange;
+                            sum.failed = true;
+                        }
+                        ReadStart::Failed(error) => {
+                            answer.error_code = error;
+                            sum.failed = true;
+                        }
+                    }
+                }
+            }
+            self.answers.push(answer);
+        }
+        sum
+    }
+
+    fn is_complete(&self, sum: &Evaluated, now: Now) -> bool {
+        sum.reads == 0
+            && (sum.failed
+                || sum.bytes >= self.bytes_min
+                || self.targets.is_empty() && self.session == Session::None
+                || now.monotonic >= self.deadline)
+    }
+
+    fn fill(&mut self, part: u32, outcome: ReadOutcome) {
+        let answer = &mut self.answers[part as usize];
+        match outcome {
+            ReadOutcome::Records(slices) => answer.records = Some(slices.into_iter().collect()),
+            ReadOutcome::Failed(error) => answer.error_code = error,
+        }
+    }
+
+    fn finish(self, broker: &mut Broker, exchange: Exchange) -> Progress
+    where
+        Self: Sized,
+    {
+        let mut response = FetchResponse {
+            session_id: match self.session {
+                Session::None => 0,
+                Session::Created(id) | Session::Incremental(id) => id,
+            },
+            ..Default::default()
+        };
+        let mut places: BTreeMap<Str, usize> = BTreeMap::new();
+        for (target, answer) in self.targets.into_iter().zip(self.answers) {
+            let has_records = answer.records.as_ref().is_some_and(|records| !records.is_empty());
+            let has_news = answer.error_code != ErrorCode::None;
+            let ends = (answer.high_watermark, answer.log_start_offset);
+            if !broker.fetch_sessions.tell(self.session, &target.place, has_news, has_records, ends) {
+                continue;
+            }
+            let topic = *places.entry(target.place.0.clone()).or_insert_with(|| {
+                response.responses.push(FetchableTopicResponse { topic: target.place.0, ..Default::default() });
+                response.responses.len() - 1
+            });
+            response.responses[topic].partitions.push(answer);
+        }
+        done(exchange, &response)
+    }
+}

@@ -1,0 +1,153 @@
+//! Kafka's APIs, one file each: what a request means, and the answer.
+//!
+//! Invariant: every started request ends in exactly one [`Reply`]. A handler either answers at once or leaves a
+//! [`Pending`] that says what it still waits for; it is resumed with an [`Event`] for each. Handlers decide nothing
+//! that must survive: that is proposed through the [`Broker`] and decided when it is applied.
+//!
+//! This is the one place where an API key meets its handler ([`start`]); keys and versions are in
+//! [`kauri_protocol::api`].
+
+mod api_versions;
+mod create_topics;
+mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
+mod fetch;
+mod find_coordinator;
+mod init_producer_id;
+mod list_offsets;
+mod metadata;
+mod produce;
+
+use kauri_protocol::{
+    api::ApiKey,
+    error::ErrorCode,
+    header::ResponseHeader,
+    messages::Message,
+    wire::{Reader, Writer},
+};
+
+pub use fetch::FetchSessions;
+
+use crate::{
+    broker::{Broker, controller::ControllerOutcome, reads::ReadOutcome},
+    ids::Offset,
+    partition::AppendOutcome,
+    session::{CloseReason, Reply, Request, RequestId},
+    time::Now,
+};
+
+/// A request that is being answered: all that its response frame needs besides the body.
+#[derive(Clone, Copy, Debug)]
+pub struct Exchange {
+    pub id: RequestId,
+    pub api: ApiKey,
+    pub version: i16,
+    pub correlation: i32,
+}
+
+/// One part of a request that waits, for example one partition of a produce request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Waiter {
+    pub request: RequestId,
+    pub part: u32,
+}
+
+/// Where a handler stands.
+#[derive(Debug)]
+pub enum Progress {
+    Done(Reply),
+    Waiting(Pending),
+}
+
+/// What a request that is not answered yet waits for.
+#[derive(Debug)]
+pub enum Pending {
+    CreateTopics(create_topics::Pending),
+    DeleteTopics(delete_topics::Pending),
+    Fetch(Box<fetch::Pending>),
+    InitProducerId(init_producer_id::Pending),
+    ListOffsets(list_offsets::Pending),
+    Metadata(metadata::Pending),
+    Produce(produce::Pending),
+}
+
+/// Something a pending request waited for.
+#[derive(Debug)]
+pub enum Event {
+    /// A proposed batch was applied, or will not be as far as this node knows.
+    Appended { part: u32, outcome: Result<AppendOutcome, ErrorCode> },
+    /// The partition's high watermark, read after a majority confirmed the leader (ReadIndex).
+    Confirmed { part: u32, result: Result<Offset, ErrorCode> },
+    /// Bytes came from the disk.
+    Read { part: u32, outcome: ReadOutcome },
+    /// The metadata group's leader answered, and this node's image shows what it answered.
+    Controller { part: u32, outcome: Result<ControllerOutcome, ErrorCode> },
+    /// Producer ids arrived.
+    ProducerIds,
+    /// The high watermark of a partition it waits for has moved, or the partition is led elsewhere now.
+    Woken,
+    /// The time the client gave is over.
+    Deadline,
+}
+
+/// Starts a request.
+pub(crate) fn start(broker: &mut Broker, now: Now, mut request: Request) -> Progress {
+    let exchange =
+        Exchange { id: request.id, api: request.api, version: request.version, correlation: request.correlation };
+    if request.unknown_version {
+        return Progress::Done(api_versions::unsupported(exchange));
+    }
+    let body = &mut request.body;
+    let started = match request.api {
+        ApiKey::ApiVersions => decode(body, exchange).map(|body| api_versions::start(exchange, body)),
+        ApiKey::CreateTopics => decode(body, exchange).map(|body| create_topics::start(broker, now, exchange, body)),
+        ApiKey::DeleteTopics => decode(body, exchange).map(|body| delete_topics::start(broker, now, exchange, body)),
+        ApiKey::DescribeCluster => decode(body, exchange).map(|body| describe_cluster::start(broker, exchange, body)),
+        ApiKey::DescribeConfigs => decode(body, exchange).map(|body| describe_configs::start(broker, exchange, body)),
+        ApiKey::Fetch => decode(body, exchange).map(|body| fetch::start(broker, now, exchange, body)),
+        ApiKey::FindCoordinator => decode(body, exchange).map(|body| find_coordinator::start(exchange, body)),
+        ApiKey::InitProducerId => {
+            decode(body, exchange).map(|body| init_producer_id::start(broker, now, exchange, body))
+        }
+        ApiKey::ListOffsets => decode(body, exchange).map(|body| list_offsets::start(broker, now, exchange, body)),
+        ApiKey::Metadata => decode(body, exchange).map(|body| metadata::start(broker, now, exchange, body)),
+        ApiKey::Produce => decode(body, exchange).map(|body| produce::start(broker, now, exchange, body)),
+    };
+    started.unwrap_or_else(|reason| Progress::Done(Reply::Close(reason)))
+}
+
+/// Goes on with a request that waited.
+pub(crate) fn resume(broker: &mut Broker, now: Now, exchange: Exchange, pending: Pending, event: Event) -> Progress {
+    match pending {
+        Pending::CreateTopics(pending) => create_topics::resume(broker, exchange, pending, event),
+        Pending::DeleteTopics(pending) => delete_topics::resume(exchange, pending, event),
+        Pending::Fetch(pending) => fetch::resume(broker, now, exchange, pending, event),
+        Pending::InitProducerId(pending) => init_producer_id::resume(broker, exchange, pending, event),
+        Pending::ListOffsets(pending) => list_offsets::resume(broker, now, exchange, pending, event),
+        Pending::Metadata(pending) => metadata::resume(broker, exchange, pending, event),
+        Pending::Produce(pending) => produce::resume(exchange, pending, event),
+    }
+}
+
+fn decode<M: Message>(body: &mut Reader, exchange: Exchange) -> Result<M, CloseReason> {
+    let message = M::decode(body, exchange.version).map_err(|_| CloseReason::Malformed)?;
+    body.finish().map_err(|_| CloseReason::Malformed)?;
+    Ok(message)
+}
+
+/// The frame that answers `exchange`.
+fn respond<M: Message>(exchange: Exchange, body: &M) -> Reply {
+    respond_in_version(exchange, body, exchange.version)
+}
+
+fn respond_in_version<M: Message>(exchange: Exchange, body: &M, version: i16) -> Reply {
+    let mut writer = Writer::for_frame();
+    ResponseHeader { correlation_id: exchange.correlation }.encode(&mut writer, exchange.api, version);
+    body.encode(&mut writer, version).expect("a handler fills only what the version has");
+    Reply::Frame(writer.into_frame().expect("answers are bounded far below 2 GiB"))
+}
+
+fn done<M: Message>(exchange: Exchange, body: &M) -> Progress {
+    Progress::Done(respond(exchange, body))
+}

@@ -1,0 +1,191 @@
+//! Every bound of the core, by name.
+//!
+//! Invariant: no buffer, window or queue of the core grows past a constant of this file; relations between constants
+//! are checked when the core is compiled. Full means back-pressure, never growth.
+
+use std::time::Duration;
+
+/// Largest request frame of a client that carries records (Produce).
+pub const PRODUCE_FRAME_BYTES_MAX: usize = 100 << 20;
+/// Largest request frame of any other API.
+pub const SMALL_FRAME_BYTES_MAX: usize = 1 << 20;
+/// Largest frame of a peer. Holds one maximal append message.
+pub const PEER_FRAME_BYTES_MAX: usize = 128 << 20;
+
+/// Frame bytes of one connection that may wait for their answers before its socket is no longer read.
+pub const CLIENT_WINDOW_BYTES: usize = 8 << 20;
+/// Response bytes of one connection that may wait for its socket before further requests are left waiting.
+pub const CLIENT_UNSENT_BYTES_MAX: usize = 4 << 20;
+/// Requests of one connection in flight.
+pub const CLIENT_REQUESTS_MAX: usize = 1024;
+
+/// Largest record batch a topic may allow (max.message.bytes is per topic and below).
+pub const BATCH_BYTES_MAX: usize = 32 << 20;
+/// Kafka's default of max.message.bytes.
+pub const BATCH_BYTES_DEFAULT: usize = 1_048_588;
+/// Batches of at least this size are shared with the frame they came in; smaller ones are copied at most twice.
+pub const BATCH_SHARED_BYTES_MIN: usize = 32 << 10;
+
+/// What one WAL write gathers at most, unless a single batch of records is larger.
+pub const WAL_WRITE_BYTES_MAX: usize = 8 << 20;
+/// A WAL write starts on a multiple of this.
+pub const WAL_BLOCK_BYTES: usize = 4 << 10;
+/// Size of a WAL file, unless the configuration names another.
+pub const WAL_FILE_BYTES: u64 = 64 << 20;
+/// A mark follows the last WAL write within this time.
+pub const WAL_MARK_DELAY: Duration = Duration::from_millis(50);
+/// How long the WAL waits before it asks a full disk for room again.
+pub const WAL_FULL_RETRY: Duration = Duration::from_secs(1);
+/// What recovery and replay read at once, unless a single payload is larger.
+pub const WAL_READ_BYTES: usize = 1 << 20;
+/// Largest identity file.
+pub const IDENTITY_BYTES_MAX: usize = 64 << 10;
+
+/// Unit of the CRC side file of a segment.
+pub const SEGMENT_CHUNK_BYTES: usize = 64 << 10;
+/// Kafka's default of segment.bytes.
+pub const SEGMENT_BYTES_DEFAULT: u64 = 1 << 30;
+/// The first batch of each stretch of this many bytes of a segment has a position in the sparse index. A cold read
+/// fetches and verifies whole chunks anyway, so a finer index would cost memory and save no read.
+pub const SEGMENT_INDEX_INTERVAL_BYTES: usize = SEGMENT_CHUNK_BYTES;
+/// Largest segment: offsets and positions within one are kept in 32 bits.
+pub const SEGMENT_BYTES_MAX: u64 = i32::MAX as u64;
+/// A partition is written to its segment when this much waits to be written (or when memory is short).
+pub const SEGMENT_FLUSH_BYTES: usize = 1 << 20;
+/// One write to a segment.
+pub const SEGMENT_WRITE_BYTES_MAX: usize = 8 << 20;
+/// First allocation of a partition's tail; each further one is twice as large, up to [`SEGMENT_CHUNK_BYTES`].
+pub const TAIL_CHUNK_BYTES_MIN: usize = 4 << 10;
+
+/// Payload of entries kept in memory per shard for followers and apply, beyond what is in flight.
+pub const ENTRY_CACHE_BYTES: usize = 64 << 20;
+/// Bytes proposed but not yet applied, per group and per shard; beyond it produce requests wait.
+pub const GROUP_PROPOSED_BYTES_MAX: usize = 16 << 20;
+pub const SHARD_PROPOSED_BYTES_MAX: usize = 64 << 20;
+/// Applied batches in memory that are not yet in segments, per shard.
+pub const SHARD_TAIL_BYTES_MAX: usize = 64 << 20;
+/// One Raft append message.
+pub const RAFT_MESSAGE_BYTES_MAX: u64 = 1 << 20;
+/// Append messages in flight per follower of a group.
+pub const RAFT_INFLIGHT_MESSAGES_MAX: usize = 32;
+/// Payload of one entry: the largest batch and what a command adds to it.
+pub const RAFT_ENTRY_BYTES_MAX: usize = BATCH_BYTES_MAX + (1 << 16);
+/// Bytes of entries a follower holds that are not applied yet; beyond it appends are dropped before they reach Raft.
+pub const GROUP_UNAPPLIED_BYTES_MAX: usize = 48 << 20;
+/// Reads of log entries from disk under way per group, and how many deliveries may wait for one of them.
+pub const RAFT_FETCHES_MAX: usize = 8;
+pub const RAFT_FETCH_WAITERS_MAX: usize = 16;
+/// Linearizable reads of one group that wait for their confirmation.
+pub const RAFT_READS_WAITING_MAX: usize = 4096;
+/// Unacknowledged append bytes per peer.
+pub const PEER_WINDOW_BYTES: usize = 32 << 20;
+
+/// Unacknowledged append bytes per peer and group, unless a single message is larger.
+pub const PEER_GROUP_WINDOW_BYTES: usize = 8 << 20;
+/// Received append bytes that may wait for the WAL; beyond it appends are dropped before they reach Raft.
+pub const PEER_BACKLOG_BYTES_MAX: usize = 64 << 20;
+/// What is queued for one peer and lane in a turn becomes frames of this size, unless a single message is larger.
+pub const PEER_FRAME_BYTES_TARGET: usize = 1 << 20;
+/// Messages with more payload than this take the bulk lane.
+pub const RAFT_LANE_PAYLOAD_BYTES_MAX: usize = 64 << 10;
+/// Bytes on one link of the Raft lane that its socket did not take yet; beyond it messages are dropped.
+pub const RAFT_LANE_UNSENT_BYTES_MAX: usize = 8 << 20;
+/// Entries of one append message.
+pub const RAFT_MESSAGE_ENTRIES_MAX: usize = 64 << 10;
+/// A Raft message without its entries' payloads (a snapshot's data included).
+pub const RAFT_MESSAGE_STRIPPED_BYTES_MAX: usize = 16 << 20;
+/// Links that peers opened to us.
+pub const PEER_ACCEPTED_LINKS_MAX: usize = 256;
+
+/// One Raft tick.
+pub const TICK: Duration = Duration::from_millis(100);
+/// Ticks between heartbeats of an idle group.
+pub const HEARTBEAT_TICKS: usize = 10;
+/// Ticks without a leader before a follower campaigns when the failure detector saw nothing.
+pub const ELECTION_TICKS: usize = 50;
+/// A frame goes to every peer at least this often.
+pub const PING_INTERVAL: Duration = Duration::from_millis(100);
+/// Without an echo for this long a pair of nodes counts as down.
+pub const PEER_DOWN_AFTER: Duration = Duration::from_millis(500);
+/// A pair of nodes that lost a connection proves within this time that it works in both directions, or counts as down.
+pub const PEER_RELINK_AFTER: Duration = Duration::from_millis(200);
+/// A limit doubled by a false alarm is halved each time the pair was up for this long.
+pub const PEER_ALARM_DECAY: Duration = Duration::from_secs(30);
+/// Time between two turns beyond this is our own pause: what a peer did meanwhile is unknown, not missing.
+pub const PEER_OWN_PAUSE: Duration = Duration::from_millis(200);
+/// A dial without an answer for this long counts as failed.
+pub const PEER_DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause after the first failed dial; doubles up to the longest.
+pub const PEER_DIAL_PAUSE_MIN: Duration = Duration::from_millis(50);
+pub const PEER_DIAL_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// An accepted link without a valid hello for this long is closed.
+pub const PEER_HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// A link to a peer that is down is dialled anew each time this has passed, for a connection made before a cut may
+/// stay silent long after it.
+pub const PEER_REDIAL_WHILE_DOWN: Duration = Duration::from_secs(2);
+/// A bulk link on which nothing was acknowledged for this long, with bytes unacknowledged, is dialled anew.
+pub const PEER_BULK_STALL: Duration = Duration::from_secs(10);
+/// Replicas that miss a leader campaign in rank order, one each time this has passed.
+pub const CAMPAIGN_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Most partitions of one topic and of one CreateTopics request.
+pub const TOPIC_PARTITIONS_MAX: i32 = 10_000;
+/// Kafka's limit of a topic name.
+pub const TOPIC_NAME_BYTES_MAX: usize = 249;
+/// Replication factor.
+pub const REPLICAS_MAX: usize = 5;
+/// Voters of the metadata group.
+pub const METADATA_VOTERS_MAX: usize = 5;
+
+/// Partitions of all topics together, and so partition groups of a cluster.
+pub const CLUSTER_PARTITIONS_MAX: usize = 200_000;
+/// Nodes of a cluster.
+pub const CLUSTER_NODES_MAX: usize = 1000;
+/// A host name or rack name of a node.
+pub const NODE_TEXT_BYTES_MAX: usize = 255;
+/// The value of one topic configuration.
+pub const CONFIG_VALUE_BYTES_MAX: usize = 4096;
+/// Producer ids handed out in one block.
+pub const PRODUCER_ID_BLOCK_MAX: u32 = 100_000;
+/// Records of one leader gossip message; a digest is split into as many messages as it needs.
+pub const LEADER_RECORDS_MAX: usize = 4096;
+
+/// Fetch sessions per node (Kafka: max.incremental.fetch.session.cache.slots).
+pub const FETCH_SESSIONS_MAX: usize = 1000;
+/// Kafka's default of fetch.max.bytes on the broker.
+pub const FETCH_BYTES_MAX: usize = 55 << 20;
+/// Bytes of one disk read on behalf of a fetch.
+pub const FETCH_READ_BYTES: usize = 1 << 20;
+
+/// Batches remembered per producer (Kafka's protocol allows five in flight).
+pub const PRODUCER_BATCHES: usize = 5;
+/// Producers remembered per partition.
+pub const PRODUCERS_MAX: usize = 100_000;
+/// Entries proposed to Raft at once.
+pub const PROPOSAL_ENTRIES_MAX: usize = 1024;
+/// Partitions in all fetch sessions of a node.
+pub const FETCH_SESSION_PARTITIONS_MAX: usize = 1_000_000;
+
+const _: () = assert!(BATCH_BYTES_MAX < PRODUCE_FRAME_BYTES_MAX, "the largest batch fits into a frame");
+const _: () = assert!(BATCH_BYTES_MAX < PEER_FRAME_BYTES_MAX, "the largest batch fits into a peer's frame");
+const _: () = assert!(BATCH_BYTES_MAX as u64 + (1 << 20) < WAL_FILE_BYTES, "the largest batch fits into a WAL file");
+const _: () = assert!(WAL_WRITE_BYTES_MAX as u64 * 2 < WAL_FILE_BYTES, "a file holds several writes");
+const _: () = assert!(PEER_GROUP_WINDOW_BYTES <= PEER_WINDOW_BYTES);
+const _: () = assert!(RAFT_MESSAGE_BYTES_MAX as usize <= PEER_GROUP_WINDOW_BYTES);
+const _: () = assert!(RAFT_LANE_PAYLOAD_BYTES_MAX < PEER_FRAME_BYTES_TARGET);
+const _: () = assert!(PEER_FRAME_BYTES_TARGET <= RAFT_LANE_UNSENT_BYTES_MAX);
+const _: () = assert!(RAFT_MESSAGE_STRIPPED_BYTES_MAX + BATCH_BYTES_MAX < PEER_FRAME_BYTES_MAX);
+const _: () = assert!(PEER_RELINK_AFTER.as_nanos() < PEER_DOWN_AFTER.as_nanos());
+const _: () = assert!(PING_INTERVAL.as_nanos() * 4 < PEER_DOWN_AFTER.as_nanos(), "three lost pings are no alarm");
+const _: () = assert!(PEER_DOWN_AFTER.as_nanos() < TICK.as_nanos() * ELECTION_TICKS as u128);
+const _: () = assert!(RAFT_ENTRY_BYTES_MAX < PEER_FRAME_BYTES_MAX, "the largest entry fits into a peer's frame");
+const _: () = assert!(GROUP_PROPOSED_BYTES_MAX < GROUP_UNAPPLIED_BYTES_MAX, "followers hold what a leader may propose");
+const _: () = assert!(RAFT_ENTRY_BYTES_MAX < GROUP_UNAPPLIED_BYTES_MAX, "the largest entry can be taken");
+const _: () = assert!(SEGMENT_CHUNK_BYTES > BATCH_SHARED_BYTES_MIN);
+const _: () = assert!(TAIL_CHUNK_BYTES_MIN.is_power_of_two() && SEGMENT_CHUNK_BYTES.is_power_of_two());
+const _: () = assert!(SEGMENT_CHUNK_BYTES.is_multiple_of(SEGMENT_INDEX_INTERVAL_BYTES), "a stretch lies in one chunk");
+const _: () = assert!(SEGMENT_WRITE_BYTES_MAX.is_multiple_of(SEGMENT_CHUNK_BYTES), "writes end between chunks");
+const _: () = assert!(SEGMENT_FLUSH_BYTES <= SEGMENT_WRITE_BYTES_MAX);
+const _: () = assert!(SEGMENT_BYTES_DEFAULT <= SEGMENT_BYTES_MAX);
+const _: () = assert!(SEGMENT_BYTES_MAX + (BATCH_BYTES_MAX as u64) < u32::MAX as u64, "a position fits 32 bits");
+const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS, "two lost heartbeats start no election");

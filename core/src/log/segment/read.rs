@@ -1,0 +1,188 @@
+//! Reads of what is no longer in memory.
+//!
+//! Invariant: a read covers whole chunks of one segment (or ends with what is on disk), so that the recorded CRCs
+//! verify every byte of it before one is looked at. Its size is bounded by [`FETCH_READ_BYTES`] or by the one batch it
+//! is for. Nothing here touches the partition: a plan carries all it needs, and the log may change meanwhile.
+
+use bytes::Bytes;
+use kauri_protocol::records::HEADER_BYTES;
+
+use super::{
+    batch::BatchHeader,
+    damage::{Damage, DamageKind, ReadError},
+    file::{CHUNK, Segment},
+    selection::{Allowance, Batches, Selection},
+};
+use crate::{
+    ids::Offset,
+    io::{DiskAction, DiskError, DiskOutput, FileName},
+    limits::{FETCH_READ_BYTES, SEGMENT_CHUNK_BYTES},
+};
+
+/// A read to be carried out, and how to make batches of what it returns. Every plan must be given back to the log that
+/// made it, with the outcome or without one: its files are not removed before.
+#[derive(Debug)]
+#[must_use]
+pub struct ReadPlan {
+    pub(super) file: FileName,
+    pub(super) base: Offset,
+    offset: u64,
+    length: usize,
+    checksums: Vec<u32>,
+    /// Place of a batch in the file, at or before the one that is looked for.
+    scan_from: u64,
+    pub(super) from: Offset,
+    pub(super) goal: Goal,
+}
+
+/// What a read looks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Goal {
+    /// Batches from the one that holds the offset on.
+    Batches(Allowance),
+    /// The first batch from there on with a timestamp of at least this that ends before `upper` begins.
+    Timestamp { timestamp: i64, upper: Offset },
+}
+
+/// What was found in the bytes of a read.
+pub(super) enum Scan {
+    Found(Batches),
+    /// No batch in these bytes; `next` is the offset behind them.
+    Passed {
+        next: Offset,
+    },
+    /// The batch at `place` of the file, which begins with offset `next` or holds it, is not wholly in these bytes: so
+    /// many are needed from its place on (a header's worth if its length is not known).
+    Short {
+        place: u64,
+        needed: usize,
+        next: Offset,
+    },
+}
+
+impl ReadPlan {
+    /// A read of `segment` from the batch at `place` on; at least `needed` bytes of it.
+    pub(super) fn new(segment: &Segment, place: u64, needed: usize, from: Offset, goal: Goal) -> Self {
+        let wanted = match goal {
+            Goal::Batches(allowance) => allowance.max_bytes.min(FETCH_READ_BYTES).max(needed),
+            Goal::Timestamp { .. } => needed,
+        };
+        let offset = place / CHUNK * CHUNK;
+        let end = (place + wanted.max(1) as u64).next_multiple_of(CHUNK).min(segment.disk_bytes);
+        Self {
+            file: segment.log_file(),
+            base: segment.base,
+            offset,
+            length: usize::try_from(end - offset).expect("a read is bounded"),
+            checksums: segment.checksums(offset, end),
+            scan_from: place,
+            from,
+            goal,
+        }
+    }
+
+    /// The operation to carry out.
+    pub fn action(&self) -> DiskAction {
+        DiskAction::Read { file: self.file, offset: self.offset, length: self.length }
+    }
+
+    /// Bytes the read returns, all of which its batches keep alive.
+    pub fn bytes(&self) -> usize {
+        self.length
+    }
+
+    pub(super) fn scan(&self, result: Result<DiskOutput, DiskError>) -> Result<Scan, ReadError> {
+        let bytes = match result {
+            Ok(DiskOutput::Read(bytes)) => bytes,
+            Ok(DiskOutput::Done | DiskOutput::List(_)) => unreachable!("a read returns bytes"),
+            Err(error) => return Err(ReadError::Disk { file: self.file, error }),
+        };
+        self.verify(&bytes)?;
+        let first = usize::try_from(self.scan_from - self.offset).expect("inside the first chunk");
+        let scan = match self.goal {
+            Goal::Batches(allowance) => self.scan_batches(&bytes, first, allowance),
+            Goal::Timestamp { timestamp, upper } => self.scan_timestamps(&bytes, first, timestamp, upper),
+        };
+        Ok(scan?)
+    }
+
+    fn verify(&self, bytes: &[u8]) -> Result<(), Damage> {
+        if bytes.len() != self.length {
+            return Err(self.damage(bytes.len(), DamageKind::ReadShort));
+        }
+        let chunks = bytes.chunks(SEGMENT_CHUNK_BYTES);
+        assert_eq!(chunks.len(), self.checksums.len(), "a plan has a checksum for each chunk");
+        match chunks.zip(&self.checksums).position(|(chunk, &crc)| crc32c::crc32c(chunk) != crc) {
+            Some(chunk) => Err(self.damage(chunk * SEGMENT_CHUNK_BYTES, DamageKind::ChunkChecksum)),
+            None => Ok(()),
+        }
+    }
+
+    fn scan_batches(&self, bytes: &Bytes, mut at: usize, allowance: Allowance) -> Result<Scan, Damage> {
+        let mut selection = Selection::new(allowance);
+        let mut taken_from = None;
+        loop {
+            let header = match self.header(bytes, at)? {
+                Some(header) => header,
+                None if taken_from.is_some() => break,
+                None => return Ok(self.short(at, HEADER_BYTES, self.from)),
+            };
+            if header.next_offset <= self.from {
+                at += header.bytes;
+                continue;
+            }
+            let whole = header.bytes <= bytes.len() - at;
+            if !whole && taken_from.is_some() {
+                break;
+            }
+            if !selection.wants(&header) {
+                break;
+            }
+            if !whole {
+                return Ok(self.short(at, header.bytes, self.from));
+            }
+            taken_from.get_or_insert(at);
+            at += header.bytes;
+        }
+        if let Some(start) = taken_from {
+            selection.take(bytes.slice(start..at));
+        }
+        Ok(Scan::Found(selection.finish()))
+    }
+
+    fn scan_timestamps(&self, bytes: &Bytes, mut at: usize, timestamp: i64, upper: Offset) -> Result<Scan, Damage> {
+        let mut next = self.from;
+        while at < bytes.len() {
+            let Some(header) = self.header(bytes, at)? else { return Ok(self.short(at, HEADER_BYTES, next)) };
+            if header.next_offset > upper {
+                return Ok(Scan::Passed { next: upper });
+            }
+            if header.next_offset > self.from && header.max_timestamp >= timestamp {
+                if header.bytes > bytes.len() - at {
+                    return Ok(self.short(at, header.bytes, next));
+                }
+                let mut selection = Selection::new(Allowance::one_batch(upper));
+                assert!(selection.wants(&header), "one batch below the upper bound is always wanted");
+                selection.take(bytes.slice(at..at + header.bytes));
+                return Ok(Scan::Found(selection.finish()));
+            }
+            next = next.max(header.next_offset);
+            at += header.bytes;
+        }
+        Ok(Scan::Passed { next })
+    }
+
+    /// The header at `at`; `None` if the bytes end before it does.
+    fn header(&self, bytes: &[u8], at: usize) -> Result<Option<BatchHeader>, Damage> {
+        let rest = bytes.get(at..).unwrap_or_default();
+        BatchHeader::read(rest).map_err(|_| self.damage(at, DamageKind::NoBatch))
+    }
+
+    fn short(&self, at: usize, needed: usize, next: Offset) -> Scan {
+        Scan::Short { place: self.offset + at as u64, needed, next }
+    }
+
+    fn damage(&self, at: usize, kind: DamageKind) -> Damage {
+        Damage { file: self.file, offset: self.offset + at as u64, kind }
+    }
+}

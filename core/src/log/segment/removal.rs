@@ -1,0 +1,101 @@
+//! The end of a partition's files.
+//!
+//! Invariant: nothing is removed before every operation and every read of the log that was removed is over. Removing
+//! again is harmless, so a deletion that a crash interrupted is repeated from its record in the write-ahead log. The
+//! empty directory stays.
+
+use super::{operations::Operations, read::ReadPlan, writeback::Writeback};
+use crate::{
+    ids::{GroupId, OperationId},
+    io::{Directory, DiskAction, DiskError, DiskOutput, Effects, Exit, FileName, OperationIds},
+};
+
+/// Removes every segment file of a group. [`Removal::poll`] must be called once, and after each `handle` or
+/// `read_ended` that returned true, until [`Removal::is_done`].
+#[derive(Debug)]
+pub struct Removal {
+    group: GroupId,
+    /// Operations of the log that was removed.
+    writeback: Option<Writeback>,
+    reads: usize,
+    stage: Stage,
+    operations: Operations,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// For the operations and reads of the log.
+    Waiting,
+    Listing,
+    Removing(Vec<FileName>),
+    RemovalStarted,
+    Syncing,
+    Done,
+}
+
+impl Removal {
+    /// For a group without an open log: one whose deletion may have been interrupted by a crash.
+    pub fn new(group: GroupId) -> Self {
+        Self { group, writeback: None, reads: 0, stage: Stage::Waiting, operations: Operations::default() }
+    }
+
+    pub(super) fn after(group: GroupId, writeback: Writeback, reads: usize) -> Self {
+        Self { writeback: Some(writeback), reads, ..Self::new(group) }
+    }
+
+    pub fn is_done(&self) -> bool {
+        matches!(self.stage, Stage::Done)
+    }
+
+    pub fn poll(&mut self, effects: &mut Effects, ids: &mut OperationIds) {
+        let directory = Directory::Group(self.group);
+        if !self.operations.is_empty() {
+            return;
+        }
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Done) {
+            Stage::Waiting if self.reads > 0 || self.writeback.as_ref().is_some_and(Writeback::in_flight) => {
+                Stage::Waiting
+            }
+            Stage::Waiting => {
+                self.operations.start(DiskAction::List { directory }, effects, ids);
+                Stage::Listing
+            }
+            Stage::Removing(files) if !files.is_empty() => {
+                for file in files {
+                    self.operations.start(DiskAction::Remove { file }, effects, ids);
+                }
+                Stage::RemovalStarted
+            }
+            Stage::RemovalStarted => {
+                self.operations.start(DiskAction::SyncDirectory { directory }, effects, ids);
+                Stage::Syncing
+            }
+            Stage::Removing(_) | Stage::Syncing | Stage::Done => Stage::Done,
+            Stage::Listing => unreachable!("the listing is in flight"),
+        };
+    }
+
+    /// Returns false if the operation is not one of these.
+    pub fn handle(&mut self, id: OperationId, result: Result<DiskOutput, DiskError>) -> Result<bool, Exit> {
+        if let Some(operation) = self.operations.take(id) {
+            match operation.check(result)? {
+                DiskOutput::List(files) => {
+                    let files = files.into_iter().map(|(file, _)| file).collect();
+                    self.stage = Stage::Removing(files);
+                }
+                DiskOutput::Done | DiskOutput::Read(_) => {}
+            }
+            return Ok(true);
+        }
+        match &mut self.writeback {
+            Some(writeback) => writeback.abandon(id, result),
+            None => Ok(false),
+        }
+    }
+
+    /// A read that the removed log had planned is over, or will never be carried out.
+    pub fn read_ended(&mut self, plan: ReadPlan) {
+        assert_eq!(plan.file.directory(), Directory::Group(self.group), "a plan returns to the log that made it");
+        self.reads = self.reads.checked_sub(1).expect("every plan is given back once");
+    }
+}

@@ -1,0 +1,132 @@
+//! Single flipped bits: reported where they are, or without any effect. Never a lost record.
+
+use super::machine::{CONFIG, End, Machine};
+use crate::{
+    io::{DiskAction, Exit, FileName},
+    limits::WAL_BLOCK_BYTES,
+    log::{
+        recovery::Recovery,
+        wal::format::{HEADER_BYTES, Header},
+    },
+};
+
+/// A machine that lived a while, with crashes, and whose last write is proven by a mark.
+fn settled(seed: u64) -> Machine {
+    let mut machine = Machine::new(seed);
+    for life in 0..3 {
+        let mut process = machine.start_and_check().unwrap();
+        machine.work(&mut process, 15 + 10 * life).unwrap();
+    }
+    let mut process = machine.start_and_check().unwrap();
+    machine.work(&mut process, 40).unwrap();
+    machine.settle(&mut process).unwrap();
+    machine
+}
+
+/// The write that a byte belongs to, found without recovery's help.
+fn write_around(machine: &Machine, file: FileName, byte: usize) -> Option<(u64, u64)> {
+    let FileName::Wal(sequence) = file else { panic!("a WAL file") };
+    let bytes = machine.disk.file(file);
+    (0..=byte / WAL_BLOCK_BYTES).rev().find_map(|block| {
+        let at = block * WAL_BLOCK_BYTES;
+        let (header, _) = Header::decode(&bytes[at..], CONFIG.key).ok()?;
+        header.belongs(sequence, at as u64).then(|| (header.offset, header.end()))
+    })
+}
+
+enum Outcome {
+    Reported,
+    ReportedElsewhere(String),
+    Harmless,
+    /// Records are missing and nobody was told.
+    Silent,
+}
+
+fn flip(machine: &Machine, file: FileName, byte: usize, bit: u8, recovery: Recovery) -> Outcome {
+    let around = write_around(machine, file, byte);
+    let mut damaged = machine.clone();
+    damaged.disk.flip(file, byte, bit);
+    match damaged.start_with(recovery) {
+        Ok((_, records)) => {
+            let expected = damaged.history.values().flatten();
+            if records.iter().map(|found| &found.record).eq(expected) { Outcome::Harmless } else { Outcome::Silent }
+        }
+        Err(End::Exit(Exit::Damaged { file: named, offset, what })) => {
+            let here = around.is_some_and(|(start, end)| named == file.path() && (start..end).contains(&offset));
+            if here { Outcome::Reported } else { Outcome::ReportedElsewhere(format!("{named} at {offset}: {what}")) }
+        }
+        Err(End::Exit(exit)) => panic!("{exit}"),
+        Err(End::Crashed) => panic!("nothing crashes here"),
+    }
+}
+
+/// Every byte of the first blocks of writes, and a sample of the rest.
+fn for_some_bits(machine: &Machine, mut check: impl FnMut(FileName, usize, u8)) {
+    let mut random = machine.random.clone();
+    for file in machine.wal_files() {
+        let bytes = machine.disk.file(file).len();
+        for block in (0..bytes).step_by(WAL_BLOCK_BYTES) {
+            for byte in (block..block + HEADER_BYTES + 100).step_by(5) {
+                check(file, byte, (random.next_u64() % 8) as u8);
+            }
+            for _ in 0..8 {
+                check(file, block + random.below(WAL_BLOCK_BYTES as u64) as usize, (random.next_u64() % 8) as u8);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_reported_where_it_is_or_has_no_effect() {
+    for seed in 0..3 {
+        let machine = settled(seed);
+        let (mut reported, mut harmless) = (0, 0);
+        for_some_bits(&machine, |file, byte, bit| match flip(&machine, file, byte, bit, Recovery::new(CONFIG, true)) {
+            Outcome::Reported => reported += 1,
+            Outcome::Harmless => harmless += 1,
+            Outcome::ReportedElsewhere(other) => {
+                panic!("bit {bit} of byte {byte} of {} is damaged, not {other}", file.path())
+            }
+            Outcome::Silent => panic!("bit {bit} of byte {byte} of {} cost records silently", file.path()),
+        });
+        assert!(reported > 100 && harmless > 100, "{reported} reported, {harmless} harmless");
+    }
+}
+
+#[test]
+fn a_table_that_takes_damage_for_a_torn_write_is_caught() {
+    let machine = settled(1);
+    let mut silent = 0;
+    for_some_bits(&machine, |file, byte, bit| {
+        let recovery = Recovery::with_damage_taken_for_torn(CONFIG);
+        if matches!(flip(&machine, file, byte, bit, recovery), Outcome::Silent) {
+            silent += 1;
+        }
+    });
+    assert!(silent > 10, "only {silent} flips cost records silently");
+}
+
+#[test]
+fn a_cut_file_is_damage_unless_what_is_cut_was_not_used() {
+    let machine = settled(2);
+    let (mut reported, mut harmless) = (0, 0);
+    for file in machine.wal_files() {
+        // Without even its first block a file looks as if the crash had interrupted its creation.
+        for length in (0..machine.disk.file(file).len() as u64).step_by(WAL_BLOCK_BYTES).skip(1) {
+            let mut cut = machine.clone();
+            cut.disk.run(DiskAction::Truncate { file, length }).unwrap();
+            match cut.start() {
+                Ok((_, records)) => {
+                    cut.check(&records);
+                    harmless += 1;
+                }
+                Err(End::Exit(Exit::Damaged { file: named, .. })) => {
+                    assert_eq!(named, file.path());
+                    reported += 1;
+                }
+                Err(_) => panic!("damage is reported as damage"),
+            }
+        }
+    }
+    assert!(reported > 10 && harmless > 10, "{reported} reported, {harmless} harmless");
+}

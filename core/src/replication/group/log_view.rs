@@ -1,0 +1,470 @@
+//! The log as raft-rs reads it: always in memory, always up to date.
+//!
+//! Owns, per entry, its term, kind, size and place on disk; the payloads of the newest entries; and payloads that were
+//! read back from disk for a purpose under way. raft-rs asks for terms and bounds constantly and takes no errors, so
+//! these never touch the disk. Payloads it needs only to send entries, and that may wait for a read.
+//!
+//! Invariant: entries are contiguous behind the truncated index, and an entry whose payload is not in memory has a
+//! place on disk. Appending at an index replaces everything from there on.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+};
+
+use raft::{
+    GetEntriesContext, RaftState, Storage, StorageError,
+    prelude::{Entry, EntryType, Snapshot},
+};
+
+use super::{Payload, StartError, TERM_AT_CREATION, term_runs::TermRuns};
+use crate::{
+    ids::{FileSequence, LogIndex, ReplicaId, Term},
+    log::record::{EntryKind, EntryLocation},
+};
+
+/// What an entry costs in a message beside its payload, generously.
+const ENTRY_OVERHEAD_BYTES: u64 = 32;
+
+#[derive(Debug)]
+pub struct LogView {
+    truncated: LogIndex,
+    terms: TermRuns,
+    /// `items[i]` is the entry at `truncated + 1 + i`.
+    items: VecDeque<Item>,
+    /// Payloads of the newest entries: the last one belongs to the last entry.
+    recent: VecDeque<Payload>,
+    recent_bytes: usize,
+    /// Payloads of older entries, read back for a delivery or for apply.
+    fetched: BTreeMap<LogIndex, Payload>,
+    applied: LogIndex,
+    unapplied_bytes: usize,
+    initial: RaftState,
+    requests: RefCell<Requests>,
+}
+
+/// 32 bytes for every entry that the log keeps.
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    /// Zero: not yet placed.
+    file: FileSequence,
+    offset: u64,
+    context_length: u32,
+    data_length: u32,
+    crc: u32,
+    kind: EntryKind,
+}
+
+/// What raft-rs asked for and could not get at once. Behind a cell, because its trait for storage only reads.
+#[derive(Debug, Default)]
+struct Requests {
+    reads: Vec<LogRead>,
+    snapshots: BTreeMap<ReplicaId, Snapshot>,
+    snapshots_wanted: BTreeSet<ReplicaId>,
+}
+
+/// raft-rs wants to send entries from `first` on.
+#[derive(Debug)]
+pub(super) struct LogRead {
+    pub(super) first: LogIndex,
+    pub(super) context: GetEntriesContext,
+}
+
+impl Item {
+    fn location(&self) -> Option<EntryLocation> {
+        (self.file != FileSequence(0)).then_some(EntryLocation {
+            file: self.file,
+            offset: self.offset,
+            context_length: self.context_length,
+            data_length: self.data_length,
+            crc: self.crc,
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        self.context_length as usize + self.data_length as usize
+    }
+}
+
+impl LogView {
+    /// A log that was truncated at `index`, where the term was `term`.
+    pub fn new(index: LogIndex, term: Term) -> Self {
+        Self {
+            truncated: index,
+            terms: TermRuns::starting_at(index, term),
+            items: VecDeque::new(),
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            fetched: BTreeMap::new(),
+            applied: index,
+            unapplied_bytes: 0,
+            initial: RaftState::default(),
+            requests: RefCell::default(),
+        }
+    }
+
+    /// The log of a replica that its group was created with.
+    pub fn at_creation() -> Self {
+        Self::new(LogIndex::TRUNCATED_AT_CREATION, TERM_AT_CREATION)
+    }
+
+    /// The log of a replica that was added later: it knows nothing, not even the creation.
+    pub fn of_newcomer() -> Self {
+        Self::new(LogIndex(0), Term(0))
+    }
+
+    /// Adds an entry found on disk, in the order of the WAL. Entries that were already compacted are skipped; an entry
+    /// at an index that is there replaces it and everything behind, as it did when it was written.
+    pub fn recover(
+        &mut self,
+        index: LogIndex,
+        term: Term,
+        kind: EntryKind,
+        location: EntryLocation,
+    ) -> Result<(), StartError> {
+        if index <= self.truncated {
+            return Ok(());
+        }
+        if index > self.last_log_index().next() {
+            return Err(StartError::Gap { last: self.last_log_index(), index });
+        }
+        self.truncate(index);
+        let before = self.log_term(self.last_log_index());
+        if term < before {
+            return Err(StartError::TermDecreases { index, term, before });
+        }
+        assert!(self.recent.is_empty(), "a log is recovered before entries are appended to it");
+        self.terms.push(index, term);
+        self.items.push_back(Item {
+            file: location.file,
+            offset: location.offset,
+            context_length: location.context_length,
+            data_length: location.data_length,
+            crc: location.crc,
+            kind,
+        });
+        self.unapplied_bytes += location.context_length as usize + location.data_length as usize;
+        Ok(())
+    }
+
+    /// The index before the first entry.
+    pub fn truncated_index(&self) -> LogIndex {
+        self.truncated
+    }
+
+    pub fn last_log_index(&self) -> LogIndex {
+        LogIndex(self.truncated.0 + self.items.len() as u64)
+    }
+
+    /// Term of an index within the log or of the truncated index.
+    pub fn log_term(&self, index: LogIndex) -> Term {
+        assert!(self.truncated <= index && index <= self.last_log_index(), "{index} lies in the log");
+        self.terms.term(index)
+    }
+
+    pub(super) fn start(&mut self, initial: RaftState, applied: LogIndex) {
+        self.initial = initial;
+        self.apply_to(applied);
+    }
+
+    /// Adds entries that are about to be written, truncating what they overwrite.
+    pub(super) fn append(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            let index = LogIndex(entry.index);
+            assert!(self.applied < index && index <= self.last_log_index().next(), "raft's entries continue the log");
+            self.truncate(index);
+            self.terms.push(index, Term(entry.term));
+            let payload = Payload { context: entry.context.clone(), data: entry.data.clone() };
+            let length = |length: usize| u32::try_from(length).expect("entries have a limit far below 4 GiB");
+            self.items.push_back(Item {
+                file: FileSequence(0),
+                offset: 0,
+                context_length: length(payload.context.len()),
+                data_length: length(payload.data.len()),
+                crc: 0,
+                kind: kind_of(entry.get_entry_type()),
+            });
+            self.unapplied_bytes += payload.bytes();
+            self.recent_bytes += payload.bytes();
+            self.recent.push_back(payload);
+        }
+    }
+
+    fn truncate(&mut self, index: LogIndex) {
+        while self.last_log_index() >= index {
+            self.fetched.remove(&self.last_log_index());
+            let item = self.items.pop_back().expect("the log reaches beyond the truncated index");
+            self.unapplied_bytes -= item.bytes();
+            if let Some(payload) = self.recent.pop_back() {
+                self.recent_bytes -= payload.bytes();
+            }
+        }
+        self.terms.truncate(self.last_log_index().next());
+    }
+
+    /// Forgets everything up to `index`, which is applied.
+    pub(super) fn compact(&mut self, index: LogIndex) {
+        assert!(index <= self.applied, "only what is applied is compacted");
+        if index <= self.truncated {
+            return;
+        }
+        self.terms.compact(index);
+        while self.truncated < index {
+            if self.recent.len() == self.items.len() {
+                let payload = self.recent.pop_front().expect("as many as there are entries");
+                self.recent_bytes -= payload.bytes();
+            }
+            self.items.pop_front().expect("the log reaches up to what is applied");
+            self.truncated = self.truncated.next();
+        }
+        self.fetched = self.fetched.split_off(&index.next());
+    }
+
+    /// The entry's records were laid out in the WAL. Ignored for an entry that was overwritten since.
+    pub(super) fn placed(&mut self, index: LogIndex, term: Term, location: EntryLocation) {
+        if index <= self.truncated || index > self.last_log_index() || self.log_term(index) != term {
+            return;
+        }
+        let item = self.item_mut(index);
+        // An entry is named by index and term, so this is the same payload, even if it was overwritten in between.
+        assert_eq!(
+            (item.context_length, item.data_length),
+            (location.context_length, location.data_length),
+            "the WAL holds the entry {index} of term {term} as it was appended"
+        );
+        item.file = location.file;
+        item.offset = location.offset;
+        item.crc = location.crc;
+    }
+
+    pub(super) fn apply_to(&mut self, index: LogIndex) {
+        assert!(self.applied <= index && index <= self.last_log_index(), "apply moves forwards within the log");
+        while self.applied < index {
+            self.applied = self.applied.next();
+            let item = self.item(self.applied);
+            self.unapplied_bytes -= item.bytes();
+        }
+        self.fetched = self.fetched.split_off(&index.next());
+    }
+
+    /// Payload bytes of entries that are not applied.
+    pub(super) fn unapplied_bytes(&self) -> usize {
+        self.unapplied_bytes
+    }
+
+    /// Payload bytes in memory.
+    pub(super) fn cached_bytes(&self) -> usize {
+        self.recent_bytes + self.fetched.values().map(Payload::bytes).sum::<usize>()
+    }
+
+    /// Drops payloads, oldest first, until `bytes` are freed. Those that are not applied stay; what is applied is
+    /// durable.
+    pub(super) fn evict(&mut self, bytes: usize) -> usize {
+        let mut freed = 0;
+        while freed < bytes && !self.recent.is_empty() {
+            let index = LogIndex(self.last_log_index().0 + 1 - self.recent.len() as u64);
+            if index > self.applied || self.item(index).location().is_none() {
+                break;
+            }
+            let payload = self.recent.pop_front().expect("there is one");
+            self.recent_bytes -= payload.bytes();
+            freed += payload.bytes();
+        }
+        freed
+    }
+
+    pub(super) fn kind(&self, index: LogIndex) -> EntryKind {
+        self.item(index).kind
+    }
+
+    pub(super) fn entry_bytes(&self, index: LogIndex) -> usize {
+        self.item(index).bytes()
+    }
+
+    pub(super) fn payload(&self, index: LogIndex) -> Option<Payload> {
+        if self.item(index).bytes() == 0 {
+            return Some(Payload::default());
+        }
+        let first_recent = self.last_log_index().0 + 1 - self.recent.len() as u64;
+        match index.0.checked_sub(first_recent) {
+            Some(at) => Some(self.recent[usize::try_from(at).expect("as long as a deque")].clone()),
+            None => self.fetched.get(&index).cloned(),
+        }
+    }
+
+    /// Keeps a payload read from disk until it is applied, or for a delivery of an applied entry until
+    /// [`LogView::release_fetched`]. Ignored if the entry was overwritten or compacted since, or is in memory.
+    pub(super) fn supply(&mut self, index: LogIndex, term: Term, payload: Payload) {
+        if index <= self.truncated
+            || index > self.last_log_index()
+            || self.log_term(index) != term
+            || self.payload(index).is_some()
+        {
+            return;
+        }
+        let item = self.item(index);
+        assert_eq!(
+            (item.context_length as usize, item.data_length as usize),
+            (payload.context.len(), payload.data.len()),
+            "what is read back was checked against the WAL's directory"
+        );
+        self.fetched.insert(index, payload);
+    }
+
+    /// Deliveries are made: payloads that apply does not need are dropped.
+    pub(super) fn release_fetched(&mut self) {
+        self.fetched = self.fetched.split_off(&self.applied.next());
+    }
+
+    /// Where the payloads from `first` on lie, up to the next one in memory and up to `bytes`; at least one.
+    pub(super) fn locations(&self, first: LogIndex, bytes: u64) -> Vec<EntryLocation> {
+        let mut locations = Vec::new();
+        let mut total = 0;
+        let mut index = first;
+        while index <= self.last_log_index() && self.payload(index).is_none() {
+            let location =
+                self.item(index).location().expect("an entry whose payload is not in memory has a place on disk");
+            total += self.item(index).bytes() as u64;
+            if !locations.is_empty() && total > bytes {
+                break;
+            }
+            locations.push(location);
+            index = index.next();
+        }
+        locations
+    }
+
+    pub(super) fn take_reads(&mut self) -> Vec<LogRead> {
+        std::mem::take(&mut self.requests.get_mut().reads)
+    }
+
+    pub(super) fn take_snapshots_wanted(&mut self) -> BTreeSet<ReplicaId> {
+        std::mem::take(&mut self.requests.get_mut().snapshots_wanted)
+    }
+
+    /// `snapshot` is what raft-rs sends to `to` when it next tries.
+    pub(super) fn provide_snapshot(&mut self, to: ReplicaId, snapshot: Snapshot) {
+        self.requests.get_mut().snapshots.insert(to, snapshot);
+    }
+
+    pub(super) fn discard_snapshots(&mut self) {
+        self.requests.get_mut().snapshots.clear();
+    }
+
+    fn position(&self, index: LogIndex) -> usize {
+        assert!(self.truncated < index && index <= self.last_log_index(), "{index} lies in the log");
+        usize::try_from(index.0 - self.truncated.0 - 1).expect("as long as a deque")
+    }
+
+    fn item(&self, index: LogIndex) -> &Item {
+        &self.items[self.position(index)]
+    }
+
+    fn item_mut(&mut self, index: LogIndex) -> &mut Item {
+        let position = self.position(index);
+        &mut self.items[position]
+    }
+
+    fn raft_entry(&self, index: LogIndex, payload: Payload) -> Entry {
+        let mut entry = Entry {
+            index: index.0,
+            term: self.log_term(index).0,
+            context: payload.context,
+            data: payload.data,
+            ..Entry::default()
+        };
+        entry.set_entry_type(type_of(self.item(index).kind));
+        entry
+    }
+}
+
+pub(super) fn kind_of(entry_type: EntryType) -> EntryKind {
+    match entry_type {
+        EntryType::EntryNormal => EntryKind::Normal,
+        EntryType::EntryConfChange => EntryKind::ConfChange,
+        EntryType::EntryConfChangeV2 => EntryKind::ConfChangeV2,
+    }
+}
+
+fn type_of(kind: EntryKind) -> EntryType {
+    match kind {
+        EntryKind::Normal => EntryType::EntryNormal,
+        EntryKind::ConfChange => EntryType::EntryConfChange,
+        EntryKind::ConfChangeV2 => EntryType::EntryConfChangeV2,
+    }
+}
+
+impl Storage for LogView {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(self.initial.clone())
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low <= self.truncated.0 {
+            return Err(StorageError::Compacted.into());
+        }
+        assert!(high <= self.last_log_index().0 + 1, "raft-rs knows where its log ends");
+        let indexes = (low..high).map(LogIndex);
+        if !context.can_async() {
+            // raft-rs looks at terms and kinds only: it counts membership changes, and lists what is committed, which
+            // we take from elsewhere. Payloads would have to be read synchronously.
+            return Ok(indexes.map(|index| self.raft_entry(index, Payload::default())).collect());
+        }
+        let limit = max_size.into().unwrap_or(u64::MAX);
+        let mut entries = Vec::new();
+        let mut size = 0;
+        for index in indexes {
+            let Some(payload) = self.payload(index) else { break };
+            size += payload.bytes() as u64 + ENTRY_OVERHEAD_BYTES;
+            if !entries.is_empty() && size > limit {
+                break;
+            }
+            entries.push(self.raft_entry(index, payload));
+        }
+        if entries.is_empty() && low < high {
+            self.requests.borrow_mut().reads.push(LogRead { first: LogIndex(low), context });
+            return Err(StorageError::LogTemporarilyUnavailable.into());
+        }
+        Ok(entries)
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index < self.truncated.0 {
+            Err(StorageError::Compacted.into())
+        } else if index > self.last_log_index().0 {
+            Err(StorageError::Unavailable.into())
+        } else {
+            Ok(self.log_term(LogIndex(index)).0)
+        }
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.truncated.0 + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last_log_index().0)
+    }
+
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let mut requests = self.requests.borrow_mut();
+        // Usable only if the log continues it.
+        let fits = |snapshot: &Snapshot| {
+            let index = snapshot.get_metadata().index;
+            index >= request_index && index >= self.truncated.0
+        };
+        match requests.snapshots.remove(&ReplicaId(to)) {
+            Some(snapshot) if fits(&snapshot) => Ok(snapshot),
+            Some(_) | None => {
+                requests.snapshots_wanted.insert(ReplicaId(to));
+                Err(StorageError::SnapshotTemporarilyUnavailable.into())
+            }
+        }
+    }
+}

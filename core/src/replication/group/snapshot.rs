@@ -1,0 +1,132 @@
+//! Snapshots: a member whose end of the log is no longer in the leader's needs the state instead.
+//!
+//! raft-rs only starts a transfer and is told its outcome. Its own way of installing a snapshot is not used: a received
+//! one becomes an offer, the replica goes on ticking and voting on its old state, and when the caller has fetched the
+//! state and switched to it, the group is built anew from there.
+
+use bytes::Bytes;
+use raft::{
+    SnapshotStatus,
+    prelude::{Message, MessageType, Snapshot, SnapshotMetadata},
+};
+
+use super::{Group, GroupStart, HardState, Invalid, LogView, Membership, Refused};
+use crate::ids::{LogIndex, ReplicaId, Term};
+
+/// A leader wants to send its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotOffer {
+    pub from: ReplicaId,
+    pub position: SnapshotPosition,
+    /// The membership at the snapshot's index; names this replica.
+    pub membership: Membership,
+    /// What the leader's caller attached.
+    pub data: Bytes,
+}
+
+/// Where in the log a snapshot stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotPosition {
+    pub index: LogIndex,
+    pub term: Term,
+}
+
+/// How a transfer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotOutcome {
+    Installed,
+    Failed,
+}
+
+/// Why no snapshot can be provided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("this replica does not lead its group")]
+    NotLeader { leader: Option<ReplicaId> },
+    /// It would refuse a snapshot that does not name it.
+    #[error("replica {0} is not in the applied membership")]
+    NotMember(ReplicaId),
+}
+
+impl Group {
+    /// Answers [`super::GroupOutput::snapshots_wanted`]: the state as of the applied index, described by `data`. It goes
+    /// out with the member's next answer. Its membership is the applied one, so it always names its receiver.
+    pub fn provide_snapshot(&mut self, to: ReplicaId, data: Bytes) -> Result<SnapshotPosition, SnapshotError> {
+        if !self.is_leader() {
+            return Err(SnapshotError::NotLeader { leader: self.leader() });
+        }
+        if !self.membership.contains(to) {
+            return Err(SnapshotError::NotMember(to));
+        }
+        let position = SnapshotPosition { index: self.applied, term: self.log().log_term(self.applied) };
+        let metadata = SnapshotMetadata {
+            conf_state: Some(self.membership.to_conf_state()),
+            index: position.index.0,
+            term: position.term.0,
+        };
+        self.node.mut_store().provide_snapshot(to, Snapshot { data, metadata: Some(metadata) });
+        Ok(position)
+    }
+
+    /// How the transfer to a member ended. Until this is told, nothing is sent to it: it has to be told always.
+    pub fn report_snapshot(&mut self, to: ReplicaId, outcome: SnapshotOutcome) {
+        let status = match outcome {
+            SnapshotOutcome::Installed => SnapshotStatus::Finish,
+            SnapshotOutcome::Failed => SnapshotStatus::Failure,
+        };
+        self.raft(|node| node.report_snapshot(to.0, status));
+    }
+
+    /// A snapshot that this log already covers is answered by raft-rs. Any other becomes an offer; its sender still
+    /// counts as a leader that was heard of.
+    pub(super) fn step_snapshot(&mut self, message: Message) -> Result<(), Refused> {
+        let metadata = message.get_snapshot().get_metadata();
+        let position = SnapshotPosition { index: LogIndex(metadata.index), term: Term(metadata.term) };
+        let raft_log = &self.node.raft.raft_log;
+        let is_covered = position.index.0 < raft_log.committed
+            || raft_log.match_term(position.index.0, position.term.0)
+            || message.term < self.term().0;
+        if is_covered {
+            return self.step_checked(message);
+        }
+        if position.index.0 == raft_log.committed {
+            return Err(Invalid::Snapshot.into());
+        }
+        let mut heartbeat = Message { from: message.from, to: message.to, term: message.term, ..Message::default() };
+        heartbeat.set_msg_type(MessageType::MsgHeartbeat);
+        self.step_checked(heartbeat)?;
+        if self.leader() == Some(ReplicaId(message.from)) {
+            let membership = Membership::from_conf_state(metadata.get_conf_state()).expect("the message was checked");
+            self.snapshot_offer = Some(SnapshotOffer {
+                from: ReplicaId(message.from),
+                position,
+                membership,
+                data: message.get_snapshot().data.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Ends this group and says what to start in its place, once the state at `position` is here and the record of the
+    /// switch is in the WAL behind everything this group handed out for writing. The old log is gone: what it held is
+    /// in the state, or was never committed.
+    pub fn switch(self, position: SnapshotPosition, membership: Membership) -> GroupStart {
+        assert!(!self.queue.holds_unwritten(), "the switch is recorded behind everything else");
+        assert!(position.index > self.commit_index(), "a state replaces what is older");
+        let former = self.membership.members();
+        let mut removed = self.removed;
+        removed.extend(former.into_iter().filter(|&member| !membership.contains(member)));
+        let mut introduced = self.known;
+        introduced.retain(|replica| !removed.contains(replica));
+        GroupStart {
+            group: self.group,
+            replica: self.replica,
+            hard_state: HardState { commit: position.index, ..self.written },
+            log: LogView::new(position.index, position.term),
+            applied: position.index,
+            membership,
+            introduced,
+            removed,
+        }
+    }
+}

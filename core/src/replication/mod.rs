@@ -1,0 +1,5 @@
+//! Replication: Raft groups, and what lies between two nodes below them. The only module that names the raft crate;
+//! knows bytes, not Kafka.
+
+pub mod group;
+pub mod peer;

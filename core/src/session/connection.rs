@@ -1,0 +1,232 @@
+//! One client connection.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use kauri_protocol::{
+    header::RequestHeader,
+    wire::{DecodeError, Reader},
+};
+
+use super::{Request, RequestId};
+use crate::{
+    ids::ConnectionId,
+    limits::{CLIENT_REQUESTS_MAX, CLIENT_UNSENT_BYTES_MAX},
+};
+
+/// What a request ends with.
+#[derive(Debug)]
+pub enum Reply {
+    /// A complete response frame, length prefix included.
+    Frame(Vec<Bytes>),
+    /// Nothing is sent (Produce with acks=0).
+    Silent,
+    /// The connection is closed, after the answers of earlier requests.
+    Close(CloseReason),
+}
+
+/// Why a connection is closed by us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CloseReason {
+    /// As Kafka does: only ApiVersions gets an answer when the key or version is not known.
+    #[error("the request's API or version is not supported")]
+    UnsupportedRequest,
+    #[error("the request cannot be decoded")]
+    Malformed,
+    /// acks=0 has no answer that could carry an error.
+    #[error("a produce request without acknowledgement failed")]
+    SilentFailure,
+}
+
+/// See the module head of [`crate::session`].
+#[derive(Debug)]
+pub(super) struct Connection {
+    id: ConnectionId,
+    /// Frames that were received and not started yet. Bounded by the credit given to the driver.
+    waiting: VecDeque<Bytes>,
+    /// Started requests in order, the first being `first_sequence`.
+    started: VecDeque<Slot>,
+    first_sequence: u64,
+    /// Bytes of complete answers behind an earlier request, and bytes handed to the driver that the socket has not
+    /// taken.
+    unsent_bytes: usize,
+    /// Set by the first request that closes the connection; nothing is started any more.
+    closing: bool,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Slot {
+    frame_bytes: usize,
+    reply: Option<Reply>,
+}
+
+/// What leaves a connection at the end of a turn.
+#[derive(Debug, Default)]
+pub(super) struct Flushed {
+    pub(super) slices: Vec<Bytes>,
+    /// Bytes of frames that are answered, so that the driver may deliver as many again.
+    pub(super) credit: usize,
+    pub(super) close: bool,
+}
+
+impl Connection {
+    pub(super) fn new(id: ConnectionId) -> Self {
+        Self {
+            id,
+            waiting: VecDeque::new(),
+            started: VecDeque::new(),
+            first_sequence: 0,
+            unsent_bytes: 0,
+            closing: false,
+            closed: false,
+        }
+    }
+
+    pub(super) fn receive(&mut self, frame: Bytes) {
+        if !self.closing {
+            self.waiting.push_back(frame);
+        }
+    }
+
+    pub(super) fn written(&mut self, bytes: usize) {
+        self.unsent_bytes = self.unsent_bytes.checked_sub(bytes).expect("the socket takes only what it was given");
+    }
+
+    pub(super) fn reply(&mut self, sequence: u64, reply: Reply) {
+        let place = sequence.checked_sub(self.first_sequence).and_then(|place| usize::try_from(place).ok());
+        let slot = place.and_then(|place| self.started.get_mut(place)).expect("a request is answered while it waits");
+        assert!(slot.reply.is_none(), "a request is answered once");
+        if let Reply::Frame(slices) = &reply {
+            self.unsent_bytes += slices.iter().map(Bytes::len).sum::<usize>();
+        }
+        slot.reply = Some(reply);
+    }
+
+    pub(super) fn start_next(&mut self) -> Option<Request> {
+        if self.closing || self.started.len() >= CLIENT_REQUESTS_MAX || self.unsent_bytes >= CLIENT_UNSENT_BYTES_MAX {
+            return None;
+        }
+        let frame = self.waiting.pop_front()?;
+        let id = RequestId { connection: self.id, sequence: self.first_sequence + self.started.len() as u64 };
+        let frame_bytes = frame.len();
+        match parse(id, frame) {
+            Ok(request) => {
+                self.started.push_back(Slot { frame_bytes, reply: None });
+                Some(request)
+            }
+            Err(reason) => {
+                self.started.push_back(Slot { frame_bytes, reply: Some(Reply::Close(reason)) });
+                self.closing = true;
+                self.waiting.clear();
+                None
+            }
+        }
+    }
+
+    pub(super) fn flush(&mut self) -> Flushed {
+        let mut out = Flushed::default();
+        while !self.closed && self.started.front().is_some_and(|slot| slot.reply.is_some()) {
+            let slot = self.started.pop_front().expect("it was just looked at");
+            self.first_sequence += 1;
+            out.credit += slot.frame_bytes;
+            match slot.reply.expect("it was just looked at") {
+                Reply::Frame(slices) => out.slices.extend(slices),
+                Reply::Silent => {}
+                Reply::Close(_) => {
+                    self.closed = true;
+                    out.close = true;
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Reads the header of a request: everything that is needed to route it.
+fn parse(id: RequestId, frame: Bytes) -> Result<Request, CloseReason> {
+    let mut reader = Reader::new(frame);
+    let header = RequestHeader::decode(&mut reader).map_err(|error| match error {
+        DecodeError::UnknownApiKey { .. } | DecodeError::UnsupportedVersion { .. } => CloseReason::UnsupportedRequest,
+        _ => CloseReason::Malformed,
+    })?;
+    Ok(Request {
+        id,
+        api: header.api_key,
+        version: header.api_version,
+        correlation: header.correlation_id,
+        unknown_version: !header.version_is_supported(),
+        client: header.client_id,
+        body: reader,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use kauri_protocol::{api::ApiKey, wire::Writer};
+
+    use super::*;
+
+    fn metadata_frame(correlation: i32) -> Bytes {
+        let mut writer = Writer::new();
+        let header =
+            RequestHeader { api_key: ApiKey::Metadata, api_version: 1, correlation_id: correlation, client_id: None };
+        header.encode(&mut writer).unwrap();
+        writer.put_i32(0);
+        writer.into_bytes()
+    }
+
+    fn frame(bytes: &'static [u8]) -> Reply {
+        Reply::Frame(vec![Bytes::from_static(bytes)])
+    }
+
+    #[test]
+    fn answers_leave_in_the_order_of_requests() {
+        let mut connection = Connection::new(ConnectionId(1));
+        let length = metadata_frame(0).len();
+        for correlation in 0..3 {
+            connection.receive(metadata_frame(correlation));
+        }
+        let ids: Vec<u64> = std::iter::from_fn(|| connection.start_next()).map(|request| request.id.sequence).collect();
+        assert_eq!(ids, [0, 1, 2]);
+        connection.reply(2, frame(b"third"));
+        assert!(connection.flush().slices.is_empty(), "earlier requests are still open");
+        connection.reply(0, frame(b"first"));
+        let out = connection.flush();
+        assert_eq!(out.slices, [Bytes::from_static(b"first")]);
+        assert_eq!(out.credit, length);
+        connection.reply(1, Reply::Silent);
+        let out = connection.flush();
+        assert_eq!(out.slices, [Bytes::from_static(b"third")]);
+        assert_eq!(out.credit, 2 * length);
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_starts_no_more_requests() {
+        let mut connection = Connection::new(ConnectionId(1));
+        connection.receive(metadata_frame(0));
+        connection.receive(metadata_frame(1));
+        let first = connection.start_next().unwrap();
+        connection.reply(first.id.sequence, Reply::Frame(vec![Bytes::from(vec![0; CLIENT_UNSENT_BYTES_MAX])]));
+        assert!(connection.start_next().is_none());
+        connection.flush();
+        assert!(connection.start_next().is_none());
+        connection.written(1);
+        assert!(connection.start_next().is_some());
+    }
+
+    #[test]
+    fn an_unknown_request_closes_after_earlier_answers() {
+        let mut connection = Connection::new(ConnectionId(1));
+        connection.receive(metadata_frame(0));
+        connection.receive(Bytes::from_static(&[0x7f, 0xff, 0, 0, 0, 0, 0, 1, 0xff, 0xff]));
+        connection.receive(metadata_frame(2));
+        let first = connection.start_next().unwrap();
+        assert!(connection.start_next().is_none());
+        assert!(!connection.flush().close, "the first request is not answered yet");
+        connection.reply(first.id.sequence, frame(b"first"));
+        let out = connection.flush();
+        assert_eq!(out.slices, [Bytes::from_static(b"first")]);
+        assert!(out.close);
+    }
+}

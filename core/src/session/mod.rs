@@ -1,0 +1,128 @@
+//! Client connections: which requests wait, in which order answers leave, how much a client may have outstanding.
+//!
+//! Invariant: answers leave a connection in the order its requests came (Kafka's clients match them by position), and
+//! neither unanswered requests nor unsent answers of a connection exceed their limits. What a request means is not
+//! known here: [`crate::api`] answers it, now or later, by its [`RequestId`].
+
+mod connection;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kauri_protocol::api::ApiKey;
+
+use connection::Connection;
+pub use connection::{CloseReason, Reply};
+
+use crate::{
+    ids::ConnectionId,
+    io::{ClientSend, Effects},
+};
+
+/// One request of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId {
+    pub connection: ConnectionId,
+    /// Counted from zero per connection.
+    pub sequence: u64,
+}
+
+/// A request whose header was understood; `body` starts behind the header.
+#[derive(Debug)]
+pub struct Request {
+    pub id: RequestId,
+    pub api: ApiKey,
+    pub version: i16,
+    pub correlation: i32,
+    pub client: Option<kauri_protocol::wire::Str>,
+    /// ApiVersions of a version that is not supported: answered in version 0 (KIP-511); the body is not read.
+    pub unknown_version: bool,
+    pub body: kauri_protocol::wire::Reader,
+}
+
+/// All client connections of a shard.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    connections: BTreeMap<ConnectionId, Connection>,
+    /// Connections that may have requests to start, answers to send or credit to return.
+    touched: Vec<ConnectionId>,
+}
+
+impl Sessions {
+    pub fn connected(&mut self, id: ConnectionId) {
+        let previous = self.connections.insert(id, Connection::new(id));
+        assert!(previous.is_none(), "the driver gives each connection an id of its own");
+    }
+
+    /// Forgets the connection. Requests of it that are still being worked on answer into the void.
+    pub fn closed(&mut self, id: ConnectionId) {
+        self.connections.remove(&id);
+    }
+
+    pub fn frame(&mut self, id: ConnectionId, frame: Bytes) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.receive(frame);
+            self.touched.push(id);
+        }
+    }
+
+    pub fn written(&mut self, id: ConnectionId, bytes: usize) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.written(bytes);
+            self.touched.push(id);
+        }
+    }
+
+    /// Gives the answer to a request.
+    pub fn reply(&mut self, id: RequestId, reply: Reply) {
+        if let Some(connection) = self.connections.get_mut(&id.connection) {
+            connection.reply(id.sequence, reply);
+            self.touched.push(id.connection);
+        }
+    }
+
+    pub fn is_open(&self, id: ConnectionId) -> bool {
+        self.connections.contains_key(&id)
+    }
+
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    /// The next request that may start, if any. To be called until it returns `None`; answering in between may make
+    /// room for more.
+    pub fn next_request(&mut self) -> Option<Request> {
+        let mut at = 0;
+        while let Some(id) = self.touched.get(at) {
+            if let Some(request) = self.connections.get_mut(id).and_then(Connection::start_next) {
+                return Some(request);
+            }
+            at += 1;
+        }
+        None
+    }
+
+    /// Sends what is ready and returns credit. Ends a turn.
+    pub fn flush(&mut self, effects: &mut Effects) {
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        for id in self.touched.drain(..) {
+            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            let out = connection.flush();
+            if !out.slices.is_empty() {
+                effects.client_sends.push(ClientSend { connection: id, slices: out.slices });
+            }
+            if out.credit > 0 {
+                effects.client_credits.push((id, out.credit));
+            }
+            if out.close {
+                effects.client_closes.push(id);
+                self.connections.remove(&id);
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The threads that carry out disk operations: one for the WAL, a few for everything else.
+//!
+//! Invariant: the operations of [`kauri_core::io::Effects::wal`] are carried out strictly in the order they were
+//! queued, each after the one before it ended. All others run in any order.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread::JoinHandle,
+};
+
+use kauri_core::io::{DiskOperation, Input};
+
+use super::{
+    disk::Disk,
+    event::{Events, tell},
+    thread,
+};
+
+/// Threads besides the WAL's. Their work waits for the disk, not for a processor.
+const THREADS: usize = 4;
+
+/// The queues into the threads; they end when this is dropped, after what is queued.
+pub(crate) struct DiskQueues {
+    pub(crate) wal: mpsc::Sender<DiskOperation>,
+    pub(crate) disk: mpsc::Sender<DiskOperation>,
+}
+
+pub(crate) fn start(node: &str, disk: &Arc<Disk>, events: &Events) -> io::Result<(DiskQueues, Vec<JoinHandle<()>>)> {
+    let (wal, wal_operations) = mpsc::channel();
+    let (other, operations) = mpsc::channel();
+    let mut threads = Vec::with_capacity(1 + THREADS);
+    threads.push({
+        let (disk, events) = (Arc::clone(disk), events.clone());
+        thread::spawn(format!("{node}-wal"), events.clone(), move || {
+            for operation in wal_operations {
+                carry_out(&disk, operation, &events);
+            }
+        })?
+    });
+    let operations = Arc::new(Mutex::new(operations));
+    for number in 0..THREADS {
+        let (disk, events, operations) = (Arc::clone(disk), events.clone(), Arc::clone(&operations));
+        threads.push(thread::spawn(format!("{node}-disk-{number}"), events.clone(), move || {
+            while let Some(operation) = next(&operations) {
+                carry_out(&disk, operation, &events);
+            }
+        })?);
+    }
+    Ok((DiskQueues { wal, disk: other }, threads))
+}
+
+/// One thread waits in the queue, the others for the lock; which of them gets an operation does not matter.
+fn next(operations: &Mutex<mpsc::Receiver<DiskOperation>>) -> Option<DiskOperation> {
+    operations.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}
+
+fn carry_out(disk: &Disk, operation: DiskOperation, events: &Events) {
+    let result = disk.carry_out(operation.action);
+    tell(events, Input::Disk { operation: operation.id, result });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use kauri_core::{
+        ids::{FileSequence, OperationId},
+        io::{DiskAction, DiskError, DiskOutput, FileName},
+    };
+
+    use crate::driver::{data_directory::DataDirectory, event::Event};
+
+    fn results(events: &mpsc::Receiver<Event>, count: usize) -> Vec<(u64, Result<DiskOutput, DiskError>)> {
+        let result = |event| match event {
+            Event::Input(Input::Disk { operation, result }) => (operation.0, result),
+            _ => panic!("disk threads report disk operations only"),
+        };
+        events.iter().take(count).map(result).collect()
+    }
+
+    #[test]
+    fn the_wal_keeps_its_order() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Arc::new(Disk::new(DataDirectory::open(root.path()).unwrap()).unwrap());
+        let (events, reports) = mpsc::channel();
+        let (queues, threads) = start("node-1", &disk, &events).unwrap();
+
+        // Each write overwrites what the one before it wrote, and a read sees the last.
+        let file = FileName::Wal(FileSequence(1));
+        for id in 0..200 {
+            let slices = vec![Bytes::copy_from_slice(&u64::to_be_bytes(id))];
+            let action = match id % 3 {
+                2 => DiskAction::Read { file, offset: 0, length: 8 },
+                _ => DiskAction::Write { file, offset: 0, slices },
+            };
+            queues.wal.send(DiskOperation { id: OperationId(id), action }).unwrap();
+        }
+        let mut written = 0;
+        for (position, (id, result)) in results(&reports, 200).into_iter().enumerate() {
+            assert_eq!(id, position as u64);
+            match result.unwrap() {
+                DiskOutput::Done => written = id,
+                DiskOutput::Read(bytes) => assert_eq!(bytes, &written.to_be_bytes()[..]),
+                DiskOutput::List(_) => panic!("nothing was listed"),
+            }
+        }
+
+        drop(queues);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    #[test]
+    fn every_other_operation_is_answered_once_and_errors_are_answers() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Arc::new(Disk::new(DataDirectory::open(root.path()).unwrap()).unwrap());
+        let (events, reports) = mpsc::channel();
+        let (queues, threads) = start("node-1", &disk, &events).unwrap();
+        for id in 0..50 {
+            let file = FileName::Wal(FileSequence(id));
+            let action = DiskAction::Read { file, offset: 0, length: 8 };
+            queues.disk.send(DiskOperation { id: OperationId(id), action }).unwrap();
+        }
+        let mut answered = results(&reports, 50);
+        answered.sort_by_key(|(id, _)| *id);
+        for (expected, (id, result)) in answered.into_iter().enumerate() {
+            assert_eq!(id, expected as u64);
+            assert_eq!(result.unwrap_err(), DiskError::NotFound);
+        }
+        drop(queues);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+}

@@ -1,0 +1,61 @@
+//! What the simulator drives, and what it may look at from the inside.
+//!
+//! Invariant: a core is reached through the same four calls that the real driver makes, and looking changes nothing.
+
+use kauri_core::{
+    config::NodeConfig,
+    ids::{GroupId, LogIndex, Offset, ReplicaId, Term},
+    io::{Effects, Input},
+    time::{Monotonic, Now},
+};
+use slog::Logger;
+
+/// A broker as a state machine: [`kauri_core::shard::Shard`], or something smaller in a test of the simulator itself.
+pub trait Core: Sized {
+    fn start(config: NodeConfig, logger: Logger) -> Self;
+    fn handle(&mut self, now: Now, input: Input);
+    fn poll(&mut self, now: Now, effects: &mut Effects);
+    fn next_deadline(&self) -> Option<Monotonic>;
+    /// What the checks see, into a value that is used again and again. A shallow look is taken after many turns, so it
+    /// must cost less than a turn; a deep one may hash whole states.
+    fn view(&self, depth: Depth, view: &mut NodeView);
+}
+
+/// How closely a check looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Without hashes of states.
+    Shallow,
+    Deep,
+}
+
+/// One node from the inside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeView {
+    /// Sorted by group.
+    pub groups: Vec<GroupView>,
+    /// Bytes in buffers and caches, by the node's own account.
+    pub buffered_bytes: usize,
+}
+
+/// One replica from the inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupView {
+    pub group: GroupId,
+    pub replica: ReplicaId,
+    pub term: Term,
+    pub is_leader: bool,
+    pub commit: LogIndex,
+    pub applied: LogIndex,
+    /// Equal on all replicas that applied the same index.
+    pub state_hash: Option<u64>,
+    /// None for the metadata group.
+    pub partition: Option<PartitionView>,
+}
+
+/// What a replica of a partition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionView {
+    pub log_start: Offset,
+    pub next_offset: Offset,
+}

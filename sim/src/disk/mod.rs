@@ -1,0 +1,233 @@
+//! The disk of one node: files, directories, and what a crash leaves of them.
+//!
+//! Each file has a durable content and a list of operations that were not synced; each directory likewise. Killing the
+//! process keeps the page cache. A power loss keeps the durable content and, by the disk's [`PowerMode`], some of the
+//! rest. Invariant: what a completed sync covered survives everything this module does. Sectors of 512 bytes are
+//! atomic, nothing larger is. Does not own latencies or failures to come: [`queue`] does.
+
+mod directory;
+mod file;
+mod pages;
+pub mod queue;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kauri_core::io::{Directory, DiskAction, DiskError, DiskOutput, FileName};
+
+use self::{
+    directory::{Entries, Inode},
+    file::{Change, Fate, File, Sequence},
+};
+use crate::{
+    bites::{Bite, Bites},
+    dice::Dice,
+};
+
+/// The unit of atomicity.
+pub const SECTOR_BYTES: u64 = 512;
+
+/// What survives a power loss beyond what was synced.
+///
+/// Further modes (sector garbage, size without data, data without size, metadata reordered) and media faults join here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PowerMode {
+    /// A: nothing.
+    None,
+    /// B: a prefix of all operations in the order in which they were done, as with an ordered journal.
+    Prefix,
+    /// C: any subset of the writes.
+    Subset,
+    /// D: any subset of the writes, each torn to any subset of its sectors.
+    Torn,
+}
+
+impl PowerMode {
+    pub const ALL: [Self; 4] = [Self::None, Self::Prefix, Self::Subset, Self::Torn];
+
+    pub fn letter(self) -> char {
+        match self {
+            Self::None => 'A',
+            Self::Prefix => 'B',
+            Self::Subset => 'C',
+            Self::Torn => 'D',
+        }
+    }
+}
+
+/// The files of one node.
+#[derive(Debug, Default)]
+pub struct Disk {
+    files: BTreeMap<Inode, File>,
+    entries: Entries,
+    next_inode: u64,
+    sequence: Sequence,
+}
+
+impl Disk {
+    /// The number of the newest operation: a sync covers what was done up to the one at which it was issued.
+    pub(crate) fn sequence(&self) -> Sequence {
+        self.sequence
+    }
+
+    /// Carries an operation out. `through` is [`Disk::sequence`] at the time the operation was issued.
+    pub(crate) fn perform(&mut self, action: DiskAction, through: Sequence) -> Result<DiskOutput, DiskError> {
+        match action {
+            DiskAction::Create { file, size } => {
+                let inode = self.open_or_create(file);
+                let sequence = self.next_sequence();
+                self.file(inode).change(sequence, Change::Resize { size: 0 });
+                let sequence = self.next_sequence();
+                self.file(inode).change(sequence, Change::Zero { offset: 0, length: size });
+            }
+            DiskAction::Write { file, offset, slices } => {
+                let inode = self.open_or_create(file);
+                let sequence = self.next_sequence();
+                self.file(inode).change(sequence, Change::write(offset, slices));
+            }
+            DiskAction::Sync { file } => {
+                let inode = self.entries.find(file).ok_or(DiskError::NotFound)?;
+                self.file(inode).sync(through);
+            }
+            DiskAction::SyncDirectory { directory } => {
+                self.entries.sync(directory, through);
+                self.forget_unlinked();
+            }
+            DiskAction::Read { file, offset, length } => {
+                let inode = self.entries.find(file).ok_or(DiskError::NotFound)?;
+                return Ok(DiskOutput::Read(self.file(inode).read(offset, length)));
+            }
+            DiskAction::Truncate { file, length } => {
+                let inode = self.entries.find(file).ok_or(DiskError::NotFound)?;
+                let sequence = self.next_sequence();
+                self.file(inode).change(sequence, Change::Resize { size: length });
+            }
+            DiskAction::Rename { from, to } => {
+                let inode = self.entries.find(from).ok_or(DiskError::NotFound)?;
+                let sequence = self.next_sequence();
+                self.entries.rename(sequence, from, to, inode);
+            }
+            DiskAction::Remove { file } => {
+                if self.entries.find(file).is_some() {
+                    let sequence = self.next_sequence();
+                    self.entries.unlink(sequence, file);
+                }
+            }
+            DiskAction::List { directory } => return Ok(DiskOutput::List(self.list(directory))),
+        }
+        Ok(DiskOutput::Done)
+    }
+
+    /// Carries out what a kill leaves of an operation in flight: nothing, all, or of a write its first bytes.
+    pub(crate) fn perform_cut(&mut self, dice: &mut Dice, action: DiskAction, through: Sequence, bites: &mut Bites) {
+        let action = match (dice.below(3), action) {
+            (0, _) => None,
+            (1, DiskAction::Write { file, offset, slices }) => {
+                let change = Change::write(offset, slices);
+                let kept = dice.range(0, change.length());
+                match change.prefix(kept) {
+                    Change::Write { offset, slices, .. } => Some(DiskAction::Write { file, offset, slices }),
+                    Change::Zero { .. } | Change::Resize { .. } => unreachable!("a prefix of a write is a write"),
+                }
+            }
+            (1, DiskAction::Create { file, size }) => Some(DiskAction::Create { file, size: dice.range(0, size) }),
+            (_, action) => Some(action),
+        };
+        match action {
+            // The process is gone: nobody hears the result.
+            Some(action) => drop(self.perform(action, through)),
+            None => bites.add(Bite::OperationCut),
+        }
+    }
+
+    /// The power is gone, and the page cache with it.
+    pub(crate) fn lose_power(&mut self, dice: &mut Dice, mode: PowerMode, bites: &mut Bites) {
+        // For mode B one point in the order of all operations; for C and D a chance for each operation of its own.
+        let oldest = self.sequence.saturating_sub(64);
+        let cut = if dice.coin() { dice.range(oldest, self.sequence) } else { dice.range(0, self.sequence) };
+        let survive_percent = *dice.pick(&[10u64, 50, 90]);
+        let mut lost_before = false;
+        for file in self.files.values_mut() {
+            if !file.has_pending() {
+                file.lose_power(dice, |_, _, _| Fate::Lost);
+                continue;
+            }
+            file.lose_power(dice, |dice, sequence, length| {
+                let fate = match mode {
+                    PowerMode::None => Fate::Lost,
+                    PowerMode::Prefix if sequence <= cut => Fate::Survives,
+                    PowerMode::Prefix => Fate::Lost,
+                    PowerMode::Subset | PowerMode::Torn if dice.below(100) >= survive_percent => Fate::Lost,
+                    PowerMode::Torn if length > SECTOR_BYTES => Fate::Torn,
+                    PowerMode::Subset | PowerMode::Torn => Fate::Survives,
+                };
+                match fate {
+                    Fate::Lost => {
+                        lost_before = true;
+                        bites.add(Bite::UnsyncedLost);
+                    }
+                    Fate::Torn => bites.add(Bite::TornWrite),
+                    Fate::Survives if lost_before => bites.add(Bite::Reordered),
+                    Fate::Survives => {}
+                }
+                fate
+            });
+        }
+        let kept = |sequences: &[Sequence]| match mode {
+            PowerMode::None => 0,
+            PowerMode::Prefix => sequences.partition_point(|sequence| *sequence <= cut),
+            // The operations of one directory keep their order: losing that is a mode of its own.
+            PowerMode::Subset | PowerMode::Torn => dice.index(sequences.len() + 1),
+        };
+        self.entries.lose_power(kept, bites);
+        self.forget_unlinked();
+    }
+
+    /// The files of a directory with their sizes, sorted by name.
+    pub fn list(&self, directory: Directory) -> Vec<(FileName, u64)> {
+        let mut files: Vec<(FileName, u64)> = self
+            .entries
+            .of(directory)
+            .map(|(file, inode)| (file, self.files.get(&inode).map_or(0, File::size)))
+            .collect();
+        files.sort_by_key(|(file, _)| file.name());
+        files
+    }
+
+    /// All files, as the page cache shows them.
+    pub fn names(&self) -> impl Iterator<Item = FileName> + '_ {
+        self.entries.all().map(|(file, _)| file)
+    }
+
+    /// What the page cache shows of a file.
+    pub fn content(&self, file: FileName) -> Option<Bytes> {
+        let inode = self.entries.find(file)?;
+        Some(self.files.get(&inode)?.read(0, usize::MAX))
+    }
+
+    fn next_sequence(&mut self) -> Sequence {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    fn open_or_create(&mut self, file: FileName) -> Inode {
+        if let Some(inode) = self.entries.find(file) {
+            return inode;
+        }
+        self.next_inode += 1;
+        let inode = Inode(self.next_inode);
+        self.files.insert(inode, File::default());
+        let sequence = self.next_sequence();
+        self.entries.link(sequence, file, inode);
+        inode
+    }
+
+    fn file(&mut self, inode: Inode) -> &mut File {
+        self.files.get_mut(&inode).expect("a linked file exists")
+    }
+
+    fn forget_unlinked(&mut self) {
+        let entries = &self.entries;
+        self.files.retain(|inode, _| entries.refers_to(*inode));
+    }
+}
