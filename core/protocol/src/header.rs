@@ -34,9 +34,10 @@ impl RequestHeader {
         let api = api_key.api();
         let mut header = Self { api_key, api_version, correlation_id, client_id: None };
         if !header.version_is_supported() {
-            return match api_key {
-                ApiKey::ApiVersions => Ok(header),
-                _ => Err(DecodeError::UnsupportedVersion { api: api.name, version: api_version }),
+            return if api_key == ApiKey::ApiVersions {
+                Ok(header)
+            } else {
+                Err(DecodeError::UnsupportedVersion { api: api.name, version: api_version })
             };
         }
         header.client_id = Option::decode(reader, NOT_FLEXIBLE)?;
