@@ -11,6 +11,7 @@ pub mod creation;
 pub mod image;
 pub mod leaders;
 pub mod node;
+pub mod placement;
 pub mod refusal;
 pub mod state;
 pub mod topic;
