@@ -8,6 +8,7 @@
 
 pub mod commands;
 pub mod creation;
+pub mod formation;
 pub mod image;
 pub mod leaders;
 pub mod node;

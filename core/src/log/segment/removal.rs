@@ -43,6 +43,10 @@ impl Removal {
         Self { writeback: Some(writeback), reads, ..Self::new(group) }
     }
 
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
     pub fn is_done(&self) -> bool {
         matches!(self.stage, Stage::Done)
     }
