@@ -203,15 +203,20 @@ impl World {
         self.schedule(id, Happening::Gone { at_dialler: false });
     }
 
-    /// Resets every connection between two nodes.
-    pub(super) fn reset_between(&mut self, a: NodeId, b: NodeId) {
-        let between =
-            |connection: &Connection| connection.open && [(a, b), (b, a)].contains(&(connection.from, connection.to));
+    /// Resets the connections that one node dialled to another.
+    pub(super) fn reset_dialled(&mut self, from: NodeId, to: NodeId) {
+        let dialled = |connection: &Connection| connection.open && (connection.from, connection.to) == (from, to);
         let ids: Vec<u64> =
-            self.connections.iter().filter(|(_, connection)| between(connection)).map(|(&id, _)| id).collect();
+            self.connections.iter().filter(|(_, connection)| dialled(connection)).map(|(&id, _)| id).collect();
         for id in ids {
             self.reset_connection(id);
         }
+    }
+
+    /// Resets every connection between two nodes.
+    pub(super) fn reset_between(&mut self, a: NodeId, b: NodeId) {
+        self.reset_dialled(a, b);
+        self.reset_dialled(b, a);
     }
 
     pub(super) fn pause(&mut self, node: NodeId, milliseconds: u64) {
