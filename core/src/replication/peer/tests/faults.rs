@@ -154,7 +154,7 @@ fn resets_again_and_again_are_no_alarm_while_the_peer_answers_at_once() {
 fn a_slow_network_has_time_to_connect_again() {
     for phase in 0..10 {
         let mut world = World::connected(&[A, B]);
-        world.latency = Duration::from_millis(30);
+        world.latency = Duration::from_millis(40);
         world.run_for(1000 + phase * 13);
         world.reset_dialled(B, A);
         world.run_for(1000);
