@@ -137,7 +137,13 @@ impl Disk {
             let new = self.names.get(&file).copied();
             let kept = match crash {
                 Crash::Process | Crash::Nothing | Crash::Prefix => old,
-                Crash::Subset | Crash::Torn => if rng.below(2) == 0 { old } else { new },
+                Crash::Subset | Crash::Torn => {
+                    if rng.below(2) == 0 {
+                        old
+                    } else {
+                        new
+                    }
+                }
             };
             match kept {
                 Some(inode) => names.insert(file, inode),
