@@ -90,6 +90,10 @@ impl Disk {
         (queued.operation.id, self.run(queued))
     }
 
+    pub(super) fn try_step(&mut self, rng: &mut Stream) -> Option<(OperationId, Result<DiskOutput, DiskError>)> {
+        (!self.queue.is_empty()).then(|| self.step(rng))
+    }
+
     /// A read by somebody who waits for it.
     pub(super) fn read(&mut self, action: DiskAction) -> Result<DiskOutput, DiskError> {
         let operation = DiskOperation { id: OperationId(0), action };
