@@ -38,6 +38,8 @@ pub const WAL_MARK_DELAY: Duration = Duration::from_millis(50);
 pub const WAL_FULL_RETRY: Duration = Duration::from_secs(1);
 /// What recovery and replay read at once, unless a single payload is larger.
 pub const WAL_READ_BYTES: usize = 1 << 20;
+/// Largest identity file.
+pub const IDENTITY_BYTES_MAX: usize = 64 << 10;
 
 /// Unit of the CRC side file of a segment.
 pub const SEGMENT_CHUNK_BYTES: usize = 64 << 10;

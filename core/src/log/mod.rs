@@ -4,6 +4,7 @@
 //! Knows records, files and checksums; knows neither Raft's rules nor Kafka's APIs. Reaches the disk only through
 //! [`crate::io::Effects`], so that a simulated disk sees every operation in its real order.
 
+pub mod identity;
 pub mod read;
 pub mod record;
 pub mod recovery;

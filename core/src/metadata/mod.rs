@@ -9,6 +9,7 @@
 pub mod commands;
 pub mod creation;
 pub mod image;
+pub mod leaders;
 pub mod node;
 pub mod refusal;
 pub mod state;
@@ -18,6 +19,7 @@ pub mod topic_config;
 pub use commands::{MetadataCommand, MetadataOutcome, MetadataResponse};
 pub use creation::{GroupCreation, GroupMember};
 pub use image::{MetadataDelta, MetadataImage};
+pub use leaders::{Leader, Leaders};
 pub use node::{Node, Registration};
 pub use refusal::Refusal;
 pub use state::MetadataState;

@@ -3,4 +3,6 @@
 mod crash;
 mod damage;
 mod disk;
+mod format;
+mod identity;
 mod machine;

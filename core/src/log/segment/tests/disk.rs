@@ -120,7 +120,8 @@ impl Disk {
     pub(super) fn crash(&mut self, crash: Crash, rng: &mut Stream) {
         if crash == Crash::Process {
             while !self.queue.is_empty() && rng.below(4) > 0 {
-                self.step(rng);
+                let queued = self.queue.swap_remove(rng.below(self.queue.len() as u64) as usize);
+                self.run(queued).ok();
             }
             self.queue.clear();
             return;

@@ -8,8 +8,6 @@ mod memory;
 mod reading;
 mod writing;
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use kauri_protocol::records::{self, Attributes, Compression, HEADER_BYTES, NO_PRODUCER};
 
@@ -100,7 +98,6 @@ struct World {
     rng: Stream,
     ids: OperationIds,
     effects: Effects,
-    plans: BTreeMap<OperationId, ReadPlan>,
     log: PartitionLog,
 }
 
@@ -113,7 +110,7 @@ impl World {
     fn start(disk: Disk, segment_bytes: u64, seed: u64) -> Result<Self, Exit> {
         let (log, disk) = recover(disk, segment_bytes, seed)?;
         let (ids, effects) = Default::default();
-        Ok(Self { disk, rng: rng(seed), ids, effects, plans: BTreeMap::new(), log })
+        Ok(Self { disk, rng: rng(seed), ids, effects, log })
     }
 
     fn append(&mut self, batch: &AppliedBatch) {
