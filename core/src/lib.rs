@@ -15,6 +15,8 @@ pub mod io;
 pub mod limits;
 pub mod log;
 pub mod metadata;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod partition;
 pub mod replication;
 pub mod rng;
