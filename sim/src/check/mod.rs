@@ -12,12 +12,15 @@ pub mod acknowledged_lost;
 pub mod duplicate;
 pub mod equal_segment_bytes;
 pub mod failed_yet_written;
+pub mod floor;
 pub mod high_watermark_monotonic;
 pub mod inconsistent_offsets;
 pub mod list_offsets_linearizable;
+pub mod never_refused;
 pub mod never_sent;
 pub mod offsets_dense;
 pub mod order;
+pub mod progress_after_heal;
 
 pub use log::Log;
 
@@ -28,9 +31,9 @@ type Check = fn(&History, &Log) -> Result<(), Failure>;
 /// The checks of a history, in the order in which their findings explain most.
 const CHECKS: [Check; 9] = [
     inconsistent_offsets::check,
-    acknowledged_lost::check,
     duplicate::check,
     order::check,
+    never_refused::check,
     never_sent::check,
     failed_yet_written::check,
     offsets_dense::check,
@@ -38,9 +41,13 @@ const CHECKS: [Check; 9] = [
     list_offsets_linearizable::check,
 ];
 
-/// Judges a history that ended with consumers that read everything.
-pub fn history(history: &History) -> Result<(), Failure> {
+/// Judges a history. `is_read_to_the_end` says whether consumers read everything there is: only then does a record that
+/// nobody read mean anything.
+pub fn history(history: &History, is_read_to_the_end: bool) -> Result<(), Failure> {
     let log = Log::of(history);
+    if is_read_to_the_end {
+        acknowledged_lost::check(history, &log)?;
+    }
     CHECKS.iter().try_for_each(|check| check(history, &log))
 }
 

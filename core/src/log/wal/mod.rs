@@ -17,6 +17,8 @@ pub(in crate::log) use self::creation::FileCreation;
 pub use self::format::{WalKey, entry_crc};
 use self::{format::PreviousWrite, gathering::Gathering};
 use super::record::{WalEvent, WalRecord};
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
 use crate::{
     ids::{FileSequence, OperationId, WriteNumber},
     io::{DiskAction, DiskError, DiskOperation, DiskOutput, Effects, Exit, FileName, OperationIds},
@@ -259,6 +261,12 @@ impl Wal {
         let Some(in_flight) = &mut self.in_flight else { return Ok(false) };
         if !in_flight.handle(operation, result)? {
             return Ok(false);
+        }
+        #[cfg(feature = "mutants")]
+        if let WriteState::Issued { write: None, sync: Some(_), .. } = in_flight.state
+            && Mutant::AcknowledgeBeforeSync.is_planted()
+        {
+            events.push(WalEvent::Durable(in_flight.number));
         }
         let WriteState::Issued { write: None, sync: None, no_room } = in_flight.state else { return Ok(true) };
         if no_room {

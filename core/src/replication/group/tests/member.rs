@@ -29,7 +29,8 @@ pub(super) struct State {
 
 impl State {
     fn apply(&mut self, data: &[u8]) {
-        self.hash = fnv(self.hash, data);
+        self.hash = fnv(self.hash, &data[..data.len().min(32)]);
+        self.hash = fnv(self.hash, &(data.len() as u64).to_le_bytes());
         self.commands += 1;
     }
 }
