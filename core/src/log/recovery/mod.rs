@@ -128,9 +128,9 @@ impl Recovery {
         Self { config, rules, files: BTreeMap::new(), phase: Phase::List { operation: None } }
     }
 
-    /// A planted bug: damage ends the log as if the write had been torn.
-    #[cfg(test)]
-    pub(in crate::log) fn with_damage_taken_for_torn(config: WalConfig) -> Self {
+    /// Plants a bug: damage ends the log as if the write had been torn.
+    #[cfg(any(test, feature = "mutants"))]
+    pub fn with_damage_taken_for_torn(config: WalConfig) -> Self {
         let mut recovery = Self::new(config, true);
         recovery.rules.decide = |proof, header, directory, payload| match decide(proof, header, directory, payload) {
             Decision::Damage(decision::Part::Header) => Decision::Seal,
