@@ -125,8 +125,9 @@ impl GroupId {
 }
 
 impl LinkId {
-    /// Drivers number the links they accept from here; the core numbers those it dials from 1, so the two never meet.
-    pub const FIRST_ACCEPTED: Self = Self(1 << 63);
+    /// Drivers number the links they accept from here. Those that the core dials have the top bit set, so the two
+    /// never meet.
+    pub const FIRST_ACCEPTED: Self = Self(1);
 }
 
 impl LogIndex {

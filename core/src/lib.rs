@@ -5,6 +5,8 @@
 //! simulator), which talks to [`shard::Shard`] through [`io::Input`] and [`io::Effects`] only.
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod broker;
 pub mod codec;
 pub mod command;
 pub mod config;
@@ -13,8 +15,12 @@ pub mod io;
 pub mod limits;
 pub mod log;
 pub mod metadata;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod partition;
 pub mod replication;
 pub mod rng;
 pub mod session;
+pub mod shard;
+mod startup;
 pub mod time;

@@ -5,4 +5,7 @@
 //! it out and reports what happened.
 #![forbid(unsafe_code)]
 
+pub mod command;
 pub mod driver;
+pub mod logging;
+pub mod settings;

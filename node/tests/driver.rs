@@ -301,6 +301,8 @@ fn hostile_lengths_end_their_connection_and_no_other() {
 
 #[test]
 fn links_carry_frames_both_ways_and_each_end_is_reported() {
+    // As the core names the links it dials.
+    const DIALLED: u64 = 1 << 63;
     fn node(report: mpsc::Sender<(LinkId, String)>, dial: Option<SocketAddr>) -> Fixture {
         Fixture::scripted(move |input, effects| {
             let tell = |link, what: &str| report.send((link, what.to_owned())).unwrap();
@@ -308,7 +310,7 @@ fn links_carry_frames_both_ways_and_each_end_is_reported() {
             match input {
                 // A client's frame is the test asking for a dial.
                 Input::ClientFrame { .. } => {
-                    let (link, node) = (LinkId(1), NodeId(2));
+                    let (link, node) = (LinkId(DIALLED), NodeId(2));
                     let address = dial.expect("only the dialling node is asked").to_string();
                     effects.peer_dials.push(PeerDial { link, node, address });
                 }
@@ -338,10 +340,10 @@ fn links_carry_frames_both_ways_and_each_end_is_reported() {
 
     let accepted: Vec<_> = reports.iter().take(3).collect();
     let link = accepted[0].0;
-    assert!(link >= LinkId::FIRST_ACCEPTED);
+    assert_eq!(link, LinkId::FIRST_ACCEPTED);
     assert_eq!(accepted, [(link, "accepted".into()), (link, "hello".into()), (link, "down".into())]);
     let dialled: Vec<_> = dialling_reports.iter().take(3).collect();
-    let link = LinkId(1);
+    let link = LinkId(DIALLED);
     assert_eq!(dialled, [(link, "up".into()), (link, "welcome".into()), (link, "down".into())]);
     accepting.abandon();
 

@@ -33,7 +33,7 @@ pub enum ClientInput {
 /// What a client wants done. The world empties it.
 #[derive(Debug, Default)]
 pub struct ClientEffects {
-    /// Sockets to connect to a host, as the cluster advertises it or as [`bootstrap`] names it.
+    /// Sockets to connect to a host, as the cluster advertises it or as [`host`] names it.
     pub dials: Vec<(ClientSocket, String)>,
     pub sends: Vec<(ClientSocket, Vec<Bytes>)>,
     pub closes: Vec<ClientSocket>,
@@ -46,9 +46,9 @@ pub trait Client {
     fn poll(&mut self, now: Instant, effects: &mut ClientEffects, history: &mut History);
     fn next_deadline(&self) -> Option<Instant>;
     /// Whether everything was done that must be possible after the chaos.
-    fn has_healed(&self) -> bool;
+    fn has_healed(&self, history: &History) -> bool;
     /// What the client waits for, for whoever asks why a run did not heal.
-    fn waits_for(&self) -> String;
+    fn waits_for(&self, history: &History) -> String;
 }
 
 /// The host name of a node, as clients and peers dial it.

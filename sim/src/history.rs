@@ -3,7 +3,7 @@
 //! Invariant: entries are only added, and an outcome once known does not change. An operation without an answer keeps
 //! the outcome unknown for ever: it may have happened, it may still happen.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use kauri_core::ids::Offset;
 
@@ -74,6 +74,8 @@ pub struct History {
     sends: Vec<Send>,
     reads: Vec<Read>,
     probes: Vec<Probe>,
+    refusals: Vec<String>,
+    acknowledged_ends: BTreeMap<Partition, Offset>,
 }
 
 impl Value {
@@ -110,6 +112,8 @@ impl History {
 
     pub fn acknowledge(&mut self, send: SendNumber, offset: Offset, at: Instant) {
         self.conclude(send, Outcome::Acknowledged { offset, at });
+        let end = self.acknowledged_ends.entry(self.sends[send.0].partition).or_default();
+        *end = offset.plus(1).max(*end);
     }
 
     pub fn fail(&mut self, send: SendNumber, at: Instant) {
@@ -133,6 +137,20 @@ impl History {
 
     pub fn answer(&mut self, probe: ProbeNumber, offset: Offset, at: Instant) {
         self.probes[probe.0].answer = Some((at, offset));
+    }
+
+    /// A client was told something that no correct client should be told.
+    pub fn refuse(&mut self, what: String) {
+        self.refusals.push(what);
+    }
+
+    pub fn refusals(&self) -> &[String] {
+        &self.refusals
+    }
+
+    /// The offset behind the last acknowledged record of a partition.
+    pub fn acknowledged_end(&self, partition: Partition) -> Offset {
+        self.acknowledged_ends.get(&partition).copied().unwrap_or_default()
     }
 
     pub fn sends(&self) -> &[Send] {

@@ -29,8 +29,8 @@ use crate::{
 const CLIENT_PORT: u16 = 9092;
 const PEER_PORT: u16 = 9192;
 
-/// Accepted links are numbered from here, dialled ones by the core from 1, so the two never meet.
-const FIRST_ACCEPTED_LINK: u64 = 1 << 63;
+/// Accepted links are numbered from here; dialled ones have the top bit set by the core, so the two never meet.
+const FIRST_ACCEPTED_LINK: u64 = 1;
 
 /// A socket of a node, as its core names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -180,12 +180,12 @@ impl<C: Core> World<C> {
     }
 
     pub fn have_clients_healed(&self) -> bool {
-        self.clients.iter().all(|site| site.client.has_healed())
+        self.clients.iter().all(|site| site.client.has_healed(&self.history))
     }
 
     /// What the clients that did not heal wait for.
     pub fn clients_wait_for(&self) -> Vec<String> {
-        self.clients.iter().filter(|site| !site.client.has_healed()).map(|site| site.client.waits_for()).collect()
+        self.clients.iter().filter(|site| !site.client.has_healed(&self.history)).map(|site| site.client.waits_for(&self.history)).collect()
     }
 
     /// A deep look into every node that runs.
@@ -198,6 +198,7 @@ impl<C: Core> World<C> {
 
     fn happen(&mut self, event: Event) -> Result<(), Failure> {
         self.digest.number(self.schedule.now().0);
+        crate::trace::set_now(self.schedule.now());
         match event {
             Event::Network(wake) => {
                 self.network.wake(wake, &mut self.schedule, &mut self.bites);

@@ -247,11 +247,11 @@ impl Client for Counter {
         Some(self.send_at)
     }
 
-    fn has_healed(&self) -> bool {
+    fn has_healed(&self, _history: &History) -> bool {
         true
     }
 
-    fn waits_for(&self) -> String {
+    fn waits_for(&self, _history: &History) -> String {
         String::new()
     }
 }

@@ -2,64 +2,18 @@
 //!
 //! An allocator that counts is the witness: it measures the peak per thread, so tests do not disturb each other.
 
+#[path = "support/counting.rs"]
+mod counting;
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use bytes::Bytes;
+use counting::peak_of;
 use kauri_protocol::messages::{MetadataRequest, ProduceRequest, Request, Response};
 use kauri_protocol::records::{BatchBuilder, BatchView, Compression, NO_PRODUCER};
 use kauri_protocol::wire::DecodeError;
 use kauri_protocol::{API_TABLE, Api, Message, Reader, RequestHeader, ResponseHeader, Writer};
 use proptest::prelude::*;
 use support::{Random, write_struct};
-
-struct Counting;
-
-thread_local! {
-    static LIVE: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
-
-fn count(change: isize) {
-    // A thread that is ending has no counters any more; nothing is measured there.
-    let live = LIVE.try_with(|live| live.replace(live.get() + change) + change);
-    if let Ok(live) = live {
-        PEAK.try_with(|peak| peak.set(peak.get().max(live))).ok();
-    }
-}
-
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Both exist while the contents move.
-        count(size as isize);
-        let moved = unsafe { System.realloc(pointer, layout, size) };
-        count(-(layout.size() as isize));
-        moved
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
-
-/// Runs `work` and returns its result with the memory it held at its peak beyond what was held before.
-fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let before = LIVE.get();
-    PEAK.set(before);
-    let result = work();
-    (result, (PEAK.get() - before) as usize)
-}
 
 /// Memory that decoding a frame of `length` bytes may take.
 fn allowance(length: usize) -> usize {

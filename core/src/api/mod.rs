@@ -30,7 +30,11 @@ use kauri_protocol::{
 pub use fetch::FetchSessions;
 
 use crate::{
-    broker::{Broker, controller::ControllerOutcome, reads::ReadOutcome},
+    broker::{
+        Broker,
+        controller::{ControllerError, ControllerOutcome},
+        reads::ReadOutcome,
+    },
     ids::Offset,
     partition::AppendOutcome,
     session::{CloseReason, Reply, Request, RequestId},
@@ -82,7 +86,7 @@ pub enum Event {
     /// Bytes came from the disk.
     Read { part: u32, outcome: ReadOutcome },
     /// The metadata group's leader answered, and this node's image shows what it answered.
-    Controller { part: u32, outcome: Result<ControllerOutcome, ErrorCode> },
+    Controller { part: u32, outcome: Result<ControllerOutcome, ControllerError> },
     /// Producer ids arrived.
     ProducerIds,
     /// The high watermark of a partition it waits for has moved, or the partition is led elsewhere now.
@@ -120,7 +124,7 @@ pub(crate) fn start(broker: &mut Broker, now: Now, mut request: Request) -> Prog
 /// Goes on with a request that waited.
 pub(crate) fn resume(broker: &mut Broker, now: Now, exchange: Exchange, pending: Pending, event: Event) -> Progress {
     match pending {
-        Pending::CreateTopics(pending) => create_topics::resume(broker, exchange, pending, event),
+        Pending::CreateTopics(pending) => create_topics::resume(exchange, pending, event),
         Pending::DeleteTopics(pending) => delete_topics::resume(exchange, pending, event),
         Pending::Fetch(pending) => fetch::resume(broker, now, exchange, pending, event),
         Pending::InitProducerId(pending) => init_producer_id::resume(broker, exchange, pending, event),

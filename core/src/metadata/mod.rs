@@ -8,8 +8,11 @@
 
 pub mod commands;
 pub mod creation;
+pub mod formation;
 pub mod image;
+pub mod leaders;
 pub mod node;
+pub mod placement;
 pub mod refusal;
 pub mod state;
 pub mod topic;
@@ -18,6 +21,7 @@ pub mod topic_config;
 pub use commands::{MetadataCommand, MetadataOutcome, MetadataResponse};
 pub use creation::{GroupCreation, GroupMember};
 pub use image::{MetadataDelta, MetadataImage};
+pub use leaders::{Leader, Leaders};
 pub use node::{Node, Registration};
 pub use refusal::Refusal;
 pub use state::MetadataState;

@@ -92,7 +92,7 @@ fn draw_configuration(seed: u64) -> Configuration {
     let mut dice = Dice::new(seed, "plan configuration", 0, 0);
     Configuration {
         // Small files, so that runs reach their ends.
-        wal_file_bytes: *dice.pick(&[40, 48, 64]) << 20,
+        wal_file_bytes: *dice.pick(&[256 << 10, 1 << 20, 8 << 20]),
         segment_bytes: *dice.pick(&[1, 2, 16]) << 20,
     }
 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::checksum::shift;
 use super::header::CHECKSUM_START;
 use super::{BatchError, BatchHeader, HEADER_BYTES, Producer, RecordIter};
 use crate::wire::Records;
@@ -106,16 +107,12 @@ impl BatchView {
         header.encode()
     }
 
-    /// Computes the checksum of `header` followed by this batch's body.
-    ///
-    /// For a CRC, `crc(a ++ b) = shift(crc(a), len(b)) ^ crc(b)`. So the two header checksums alone say how the whole one changes, however
-    /// long the body is.
+    /// Computes the checksum of `header` followed by this batch's body, without reading the body.
     fn derive_checksum(&self, header: &mut BatchHeader) {
-        let body_bytes = self.bytes.len() - HEADER_BYTES;
         let before = crc32c::crc32c(&self.bytes[CHECKSUM_START..HEADER_BYTES]);
         let after = crc32c::crc32c(&header.encode()[CHECKSUM_START..]);
-        let shift = |checksum| crc32c::crc32c_combine(checksum, 0, body_bytes);
-        header.checksum = self.header.checksum ^ shift(before) ^ shift(after);
+        header.checksum =
+            self.header.checksum ^ shift(before ^ after, self.bytes.len() - HEADER_BYTES);
     }
 
     /// The batch's records. Compressed ones are decompressed at once, into at most `limit_bytes`.

@@ -8,6 +8,7 @@
 
 mod batch;
 mod builder;
+mod checksum;
 mod compression;
 mod failure;
 mod header;

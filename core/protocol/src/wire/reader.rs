@@ -42,6 +42,7 @@ impl Reader {
     }
 
     #[must_use]
+    #[inline]
     pub fn remaining(&self) -> usize {
         self.end - self.position
     }
@@ -68,6 +69,7 @@ impl Reader {
         }
     }
 
+    #[inline]
     fn take(&mut self, count: usize) -> Result<&[u8], DecodeError> {
         let remaining = self.remaining();
         if count > remaining {
@@ -81,6 +83,7 @@ impl Reader {
         Ok(&self.frame[start..start + count])
     }
 
+    #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let bytes = self.take(N)?;
         Ok(bytes
@@ -88,44 +91,54 @@ impl Reader {
             .expect("take returns exactly as many bytes as asked"))
     }
 
+    #[inline]
     pub fn i8(&mut self) -> Result<i8, DecodeError> {
         Ok(i8::from_be_bytes(self.array()?))
     }
 
+    #[inline]
     pub fn i16(&mut self) -> Result<i16, DecodeError> {
         Ok(i16::from_be_bytes(self.array()?))
     }
 
+    #[inline]
     pub fn u16(&mut self) -> Result<u16, DecodeError> {
         Ok(u16::from_be_bytes(self.array()?))
     }
 
+    #[inline]
     pub fn i32(&mut self) -> Result<i32, DecodeError> {
         Ok(i32::from_be_bytes(self.array()?))
     }
 
+    #[inline]
     pub fn u32(&mut self) -> Result<u32, DecodeError> {
         Ok(u32::from_be_bytes(self.array()?))
     }
 
+    #[inline]
     pub fn i64(&mut self) -> Result<i64, DecodeError> {
         Ok(i64::from_be_bytes(self.array()?))
     }
 
+    #[inline]
     pub fn f64(&mut self) -> Result<f64, DecodeError> {
         Ok(f64::from_be_bytes(self.array()?))
     }
 
     /// Any value but zero is true, as in every Kafka implementation.
+    #[inline]
     pub fn bool(&mut self) -> Result<bool, DecodeError> {
         Ok(self.i8()? != 0)
     }
 
+    #[inline]
     pub fn uuid_bytes(&mut self) -> Result<[u8; 16], DecodeError> {
         self.array()
     }
 
     /// An unsigned varint of at most 32 bits.
+    #[inline]
     pub fn unsigned_varint(&mut self) -> Result<u32, DecodeError> {
         let mut value = 0u32;
         for shift in [0, 7, 14, 21, 28] {
@@ -154,6 +167,7 @@ impl Reader {
     }
 
     /// Length of a string: 16 bits, or compact. `None` is null.
+    #[inline]
     pub fn string_length(&mut self, flexible: bool) -> Result<Option<usize>, DecodeError> {
         if flexible {
             self.compact_length()
@@ -163,6 +177,7 @@ impl Reader {
     }
 
     /// Length of a byte string or count of an array: 32 bits, or compact. `None` is null.
+    #[inline]
     pub fn length(&mut self, flexible: bool) -> Result<Option<usize>, DecodeError> {
         if flexible {
             self.compact_length()
@@ -171,6 +186,7 @@ impl Reader {
         }
     }
 
+    #[inline]
     fn compact_length(&mut self) -> Result<Option<usize>, DecodeError> {
         let plus_one = self.unsigned_varint()? as usize;
         Ok(plus_one.checked_sub(1))
@@ -178,6 +194,7 @@ impl Reader {
 
     /// Checks that `count` elements of at least `size_min` wire bytes can follow and draws `count * memory` bytes from the budget.
     /// After this, and only after this, may a vector of `count` elements be allocated.
+    #[inline]
     pub fn pay_for(
         &mut self,
         count: usize,
@@ -196,6 +213,7 @@ impl Reader {
     }
 
     /// Draws memory from the frame's budget, for an allocation that does not depend on a count.
+    #[inline]
     pub fn draw(&mut self, memory: usize) -> Result<(), DecodeError> {
         match self.budget.checked_sub(memory) {
             Some(left) => {
@@ -210,6 +228,7 @@ impl Reader {
 
     /// Reads a section of tagged fields (KIP-482). `known` decodes the field of a tag and answers true, or answers false for a tag it does
     /// not know, which is then skipped: unknown tags are how newer peers extend a version.
+    #[inline]
     pub fn tagged_fields(
         &mut self,
         mut known: impl FnMut(&mut Self, u32) -> Result<bool, DecodeError>,

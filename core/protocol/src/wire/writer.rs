@@ -102,38 +102,47 @@ impl Writer {
         Bytes::from(all)
     }
 
+    #[inline]
     pub fn put_i8(&mut self, value: i8) {
         self.put_slice(&value.to_be_bytes());
     }
 
+    #[inline]
     pub fn put_i16(&mut self, value: i16) {
         self.put_slice(&value.to_be_bytes());
     }
 
+    #[inline]
     pub fn put_u16(&mut self, value: u16) {
         self.put_slice(&value.to_be_bytes());
     }
 
+    #[inline]
     pub fn put_i32(&mut self, value: i32) {
         self.put_slice(&value.to_be_bytes());
     }
 
+    #[inline]
     pub fn put_u32(&mut self, value: u32) {
         self.put_slice(&value.to_be_bytes());
     }
 
+    #[inline]
     pub fn put_i64(&mut self, value: i64) {
         self.put_slice(&value.to_be_bytes());
     }
 
+    #[inline]
     pub fn put_f64(&mut self, value: f64) {
         self.put_slice(&value.to_be_bytes());
     }
 
+    #[inline]
     pub fn put_bool(&mut self, value: bool) {
         self.small.push(u8::from(value));
     }
 
+    #[inline]
     pub fn put_unsigned_varint(&mut self, mut value: u32) {
         while value >= 0x80 {
             self.small.push((value & 0x7f) as u8 | 0x80);
@@ -143,6 +152,7 @@ impl Writer {
     }
 
     /// Copies `bytes` into the buffer of small fields.
+    #[inline]
     pub fn put_slice(&mut self, bytes: &[u8]) {
         self.small.extend_from_slice(bytes);
     }
@@ -171,6 +181,7 @@ impl Writer {
     }
 
     /// Length of a string, `None` for null. Kafka's own decoder refuses compact strings that would not fit the old 16-bit length.
+    #[inline]
     pub fn put_string_length(
         &mut self,
         length: Option<usize>,
@@ -189,6 +200,7 @@ impl Writer {
     }
 
     /// Length of a byte string or count of an array, `None` for null.
+    #[inline]
     pub fn put_length(&mut self, length: Option<usize>, flexible: bool) -> Result<(), EncodeError> {
         let length = match length {
             None => -1,

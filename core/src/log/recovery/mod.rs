@@ -129,8 +129,8 @@ impl Recovery {
     }
 
     /// Plants a bug: damage ends the log as if the write had been torn.
-    #[cfg(any(test, feature = "mutants"))]
-    pub fn with_damage_taken_for_torn(config: WalConfig) -> Self {
+    #[cfg(test)]
+    pub(in crate::log) fn with_damage_taken_for_torn(config: WalConfig) -> Self {
         let mut recovery = Self::new(config, true);
         recovery.rules.decide = |proof, header, directory, payload| match decide(proof, header, directory, payload) {
             Decision::Damage(decision::Part::Header) => Decision::Seal,

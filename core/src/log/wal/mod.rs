@@ -17,6 +17,8 @@ pub(in crate::log) use self::creation::FileCreation;
 pub use self::format::{WalKey, entry_crc};
 use self::{format::PreviousWrite, gathering::Gathering};
 use super::record::{WalEvent, WalRecord};
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
 use crate::{
     ids::{FileSequence, OperationId, WriteNumber},
     io::{DiskAction, DiskError, DiskOperation, DiskOutput, Effects, Exit, FileName, OperationIds},
@@ -64,8 +66,6 @@ pub struct Wal {
     mark_at: Option<Monotonic>,
     /// [`WalEvent::Full`] was told and [`WalEvent::Room`] not yet.
     full: bool,
-    #[cfg(feature = "mutants")]
-    acknowledges_before_sync: bool,
 }
 
 #[derive(Debug)]
@@ -130,15 +130,7 @@ impl Wal {
             durable: WriteNumber(start.number.0 - 1),
             mark_at: None,
             full: false,
-            #[cfg(feature = "mutants")]
-            acknowledges_before_sync: false,
         }
-    }
-
-    /// Plants a bug: writes count as durable as soon as the operating system took them.
-    #[cfg(feature = "mutants")]
-    pub fn acknowledge_before_sync(&mut self) {
-        self.acknowledges_before_sync = true;
     }
 
     /// All records go into one write: recovery keeps all or none of them. Returns the number of that write, which may
@@ -271,10 +263,9 @@ impl Wal {
             return Ok(false);
         }
         #[cfg(feature = "mutants")]
-        if self.acknowledges_before_sync
-            && let WriteState::Issued { write: None, sync: Some(_), no_room: false } = in_flight.state
+        if let WriteState::Issued { write: None, sync: Some(_), .. } = in_flight.state
+            && Mutant::AcknowledgeBeforeSync.is_planted()
         {
-            self.durable = in_flight.number;
             events.push(WalEvent::Durable(in_flight.number));
         }
         let WriteState::Issued { write: None, sync: None, no_room } = in_flight.state else { return Ok(true) };
@@ -288,8 +279,7 @@ impl Wal {
             return Ok(true);
         }
         let done = self.in_flight.take().expect("it is in flight");
-        let is_next = done.number.0 == self.durable.0 + 1;
-        assert!(is_next || cfg!(feature = "mutants"), "writes become durable in order");
+        assert_eq!(done.number.0, self.durable.0 + 1, "writes become durable in order");
         self.durable = done.number;
         self.queued_bytes -= done.bytes;
         events.push(WalEvent::Durable(done.number));

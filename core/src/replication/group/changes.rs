@@ -160,16 +160,18 @@ impl Group {
             return;
         }
         if !self.membership.voters.contains(&self.replica) && self.handed_over_in != Some(self.term()) {
-            self.handed_over_in = Some(self.term());
-            let best = self
+            // Whoever has not applied the joint membership would decline; it is about to when it knows it committed.
+            let successor = self
                 .progress()
                 .into_iter()
                 .filter(|member| self.membership.voters.contains(&member.replica) && member.recently_active)
+                .filter(|member| member.committed >= self.membership_since)
                 .max_by_key(|member| member.matched);
-            if let Some(best) = best {
-                self.transfer_leader(best.replica).expect("a voter, and not this leader");
-                return;
+            if let Some(successor) = successor {
+                self.handed_over_in = Some(self.term());
+                self.transfer_leader(successor.replica).expect("a voter, and not this leader");
             }
+            return;
         }
         // Refused only while leadership is handed over; tried again afterwards.
         let _ = self.append_change(&ConfChangeV2::default());
@@ -199,6 +201,7 @@ impl Group {
         }
         self.known.extend(membership.members());
         self.membership = membership;
+        self.membership_since = index;
         // raft-rs lets a leader that is no longer a voter go on, and panics when it next counts itself.
         if self.role() == Role::Leader && !self.node.raft.promotable() {
             self.raft(|node| node.raft.become_follower(node.raft.term, INVALID_ID));

@@ -35,6 +35,8 @@ pub struct Group {
     /// Messages that may be sent at once.
     pub(super) outbox: Vec<Message>,
     pub(super) membership: Membership,
+    /// The entry that made the membership, or a later one.
+    pub(super) membership_since: LogIndex,
     pub(super) applied_memberships: Vec<MembershipApplied>,
     /// Replicas whose messages are listened to.
     pub(super) known: BTreeSet<ReplicaId>,
@@ -105,6 +107,7 @@ impl Group {
             written: HardState { term, vote, commit },
             outbox: Vec::new(),
             membership: start.membership,
+            membership_since: start.applied,
             applied_memberships: Vec::new(),
             known,
             removed: start.removed,

@@ -162,6 +162,14 @@ impl LogView {
         self.terms.term(index)
     }
 
+    /// Whether the entry at `index` is the one that lies at this place; not if a later one replaced it.
+    pub fn holds(&self, index: LogIndex, term: Term, location: EntryLocation) -> bool {
+        self.truncated < index
+            && index <= self.last_log_index()
+            && self.log_term(index) == term
+            && self.item(index).location() == Some(location)
+    }
+
     pub(super) fn start(&mut self, initial: RaftState, applied: LogIndex) {
         self.initial = initial;
         self.apply_to(applied);

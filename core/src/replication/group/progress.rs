@@ -22,6 +22,8 @@ pub struct ReplicaProgress {
     /// The member's log is known to hold everything up to here, durably.
     pub matched: LogIndex,
     pub next: LogIndex,
+    /// The member is known to know that everything up to here is committed.
+    pub committed: LogIndex,
     pub state: ReplicationState,
     /// Whether it was heard of within the last election timeout.
     pub recently_active: bool,
@@ -33,6 +35,7 @@ impl ReplicaProgress {
             replica: ReplicaId(replica),
             matched: LogIndex(progress.matched),
             next: LogIndex(progress.next_idx),
+            committed: LogIndex(progress.committed_index),
             state: match progress.state {
                 ProgressState::Probe => ReplicationState::Probe,
                 ProgressState::Replicate => ReplicationState::Replicate,

@@ -10,7 +10,7 @@ use raft::{
     prelude::{Message, MessageType, Snapshot, SnapshotMetadata},
 };
 
-use super::{Group, GroupStart, HardState, LogView, Membership, Refused};
+use super::{Group, GroupStart, HardState, Invalid, LogView, Membership, Refused};
 use crate::ids::{LogIndex, ReplicaId, Term};
 
 /// A leader wants to send its state.
@@ -83,10 +83,14 @@ impl Group {
         let metadata = message.get_snapshot().get_metadata();
         let position = SnapshotPosition { index: LogIndex(metadata.index), term: Term(metadata.term) };
         let raft_log = &self.node.raft.raft_log;
-        let is_covered =
-            position.index.0 <= raft_log.committed || raft_log.match_term(position.index.0, position.term.0);
-        if is_covered || message.term < self.term().0 {
+        let is_covered = position.index.0 < raft_log.committed
+            || raft_log.match_term(position.index.0, position.term.0)
+            || message.term < self.term().0;
+        if is_covered {
             return self.step_checked(message);
+        }
+        if position.index.0 == raft_log.committed {
+            return Err(Invalid::Snapshot.into());
         }
         let mut heartbeat = Message { from: message.from, to: message.to, term: message.term, ..Message::default() };
         heartbeat.set_msg_type(MessageType::MsgHeartbeat);

@@ -50,7 +50,7 @@ pub enum Invalid {
     CommitBehindLog { commit: LogIndex, last: LogIndex },
     #[error("entries up to {index} are acknowledged that were never sent")]
     Acknowledgement { index: LogIndex },
-    #[error("a snapshot needs a place in the log and a membership that names its receiver")]
+    #[error("a snapshot needs a place that agrees with the log and a membership that names its receiver")]
     Snapshot,
 }
 
@@ -183,6 +183,10 @@ fn check_parts(message: &Message, message_type: MessageType) -> Result<(), Inval
 }
 
 fn check_entries(message: &Message) -> Result<(), Invalid> {
+    // raft-rs takes term 0 for that of every index outside its log: such an append would match anywhere.
+    if message.log_term == 0 {
+        return Err(Invalid::Term(0));
+    }
     let mut before = message.log_term;
     for (entry, expected) in message.entries.iter().zip(message.index + 1..) {
         check_entry(entry)?;

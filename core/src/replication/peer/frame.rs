@@ -30,7 +30,7 @@ pub const MAGIC: u32 = 0x4b41_5552;
 /// The one version there is. A node closes a link on which it meets another one.
 pub const VERSION: u16 = 1;
 /// Bytes of a header.
-pub const HEADER_BYTES: usize = 124;
+pub const HEADER_BYTES: usize = 132;
 /// Bytes of the length in front of a frame, which a driver takes off again.
 pub const PREFIX_BYTES: usize = 4;
 /// Kind and length in front of a section's body.
@@ -55,8 +55,8 @@ pub enum Lane {
 pub struct Received {
     /// The link by the number that its dialler gave it (see [`super::section::Hello::link`]); 0 for none.
     pub link: LinkId,
-    /// Frames that arrived on it.
-    pub frames: u64,
+    /// The highest number of a frame that arrived on it; 0 for none.
+    pub frame: u64,
 }
 
 /// What every frame says about its sender.
@@ -69,6 +69,8 @@ pub struct Header {
     pub to: NodeId,
     /// Of the sender.
     pub boot: BootNumber,
+    /// The number of this frame on its link, counted from 1.
+    pub number: u64,
     /// The sender's wall clock.
     pub wall: Wall,
     /// The sender's WAL is durable up to and including this write; 0 for none.
@@ -138,6 +140,7 @@ impl Header {
         out.put_i32(self.from.0);
         out.put_i32(self.to.0);
         out.put_u64(self.boot.0);
+        out.put_u64(self.number);
         out.put_i64(self.wall.0);
         out.put_u64(self.durable.0);
         out.put_u64(self.ping.0);
@@ -147,7 +150,7 @@ impl Header {
         out.put_u64(u64::try_from(echo.hold.as_nanos()).unwrap_or(u64::MAX));
         for received in self.received {
             out.put_u64(received.link.0);
-            out.put_u64(received.frames);
+            out.put_u64(received.frame);
         }
         assert!(out.is_empty(), "a header has exactly HEADER_BYTES");
     }
@@ -174,6 +177,7 @@ impl Frame {
             let cluster = ClusterId(Uuid(cursor.array()?));
             let (from, to) = (NodeId(cursor.i32()?), NodeId(cursor.i32()?));
             let boot = BootNumber(cursor.u64()?);
+            let number = cursor.u64()?;
             let wall = Wall(cursor.i64()?);
             let durable = WriteNumber(cursor.u64()?);
             let ping = Ping(cursor.u64()?);
@@ -184,7 +188,7 @@ impl Frame {
             };
             let mut received = [Received::default(); 2];
             for received in &mut received {
-                *received = Received { link: LinkId(cursor.u64()?), frames: cursor.u64()? };
+                *received = Received { link: LinkId(cursor.u64()?), frame: cursor.u64()? };
             }
             let actual = crc32c::crc32c_append(crc32c::crc32c(&frame[..CHECKSUM_AT]), &frame[CHECKSUM_END..]);
             if actual != checksum {
@@ -207,6 +211,7 @@ impl Frame {
                 from,
                 to,
                 boot,
+                number,
                 wall,
                 durable,
                 ping,

@@ -177,14 +177,15 @@ impl Outgoing {
         self.established().is_some() && now.since(self.last_sent) >= limits::PING_INTERVAL
     }
 
-    /// Everything queued, to be sent now on the established link.
-    pub(super) fn take_frames(&mut self, now: Monotonic) -> Option<(LinkId, Vec<FrameBuilder>)> {
+    /// Everything queued, to be sent now on the established link, and the number of the first frame.
+    pub(super) fn take_frames(&mut self, now: Monotonic) -> Option<(LinkId, u64, Vec<FrameBuilder>)> {
         self.complete();
         let link = self.established().filter(|_| !self.full.is_empty())?;
         self.last_sent = now;
         self.unsent_bytes += self.full_bytes;
         self.full_bytes = 0;
-        Some((link, std::mem::take(&mut self.full)))
+        let first = self.frames - self.full.len() as u64 + 1;
+        Some((link, first, std::mem::take(&mut self.full)))
     }
 
     pub(super) fn written(&mut self, bytes: usize) {
@@ -263,6 +264,6 @@ pub(super) struct OpenLink {
     pub(super) boot: BootNumber,
     /// The dialler's number of the link.
     pub(super) number: LinkId,
-    /// Frames received.
-    pub(super) frames: u64,
+    /// The highest number of a frame received.
+    pub(super) frame: u64,
 }

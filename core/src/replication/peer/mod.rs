@@ -225,11 +225,6 @@ impl Peers {
         self.durable = self.durable.max(durable);
     }
 
-    /// Received append bytes that wait for the WAL now, everything handed on so far included. Told once per turn.
-    pub fn set_backlog(&mut self, bytes: usize) {
-        self.backlog.set(bytes);
-    }
-
     /// Takes inputs about links; false for all others.
     pub fn handle(&mut self, now: Now, input: &Input) -> bool {
         match input {
@@ -283,7 +278,10 @@ impl Peers {
 
     /// What happened since the last poll goes to `events`, verdicts about nodes first; what is queued and due goes to
     /// `effects`. May be called several times in a turn: messages sent in answer to events leave with the next call.
-    pub fn poll(&mut self, now: Now, effects: &mut Effects, events: &mut Vec<PeerEvent>) {
+    /// `backlog` is how many bytes wait for the WAL now: beyond [`limits::PEER_BACKLOG_BYTES_MAX`] arriving appends
+    /// are dropped.
+    pub fn poll(&mut self, now: Now, backlog: usize, effects: &mut Effects, events: &mut Vec<PeerEvent>) {
+        self.backlog.handed_on(backlog);
         self.give_up_links(now.monotonic);
         let verdicts: Vec<Verdict> = self.detector.poll(now.monotonic).collect();
         for verdict in verdicts {
@@ -469,7 +467,7 @@ impl Peers {
         for (&node, peer) in &mut self.peers {
             let received =
                 Lane::ALL.map(|lane| match peer.incoming[lane.index()].and_then(|link| self.incoming.get(&link)) {
-                    Some(Incoming::Open(open)) => Received { link: open.number, frames: open.frames },
+                    Some(Incoming::Open(open)) => Received { link: open.number, frame: open.frame },
                     Some(Incoming::Fresh { .. }) | None => Received::default(),
                 });
             let raft = &mut peer.outgoing[Lane::Raft.index()];
@@ -479,7 +477,9 @@ impl Peers {
                 raft.frame_for(0);
             }
             for lane in Lane::ALL {
-                let Some((link, frames)) = peer.outgoing[lane.index()].take_frames(now.monotonic) else { continue };
+                let Some((link, first, frames)) = peer.outgoing[lane.index()].take_frames(now.monotonic) else {
+                    continue;
+                };
                 if lane == Lane::Raft {
                     peer.ping_now = false;
                     peer.unacknowledged = 0;
@@ -491,13 +491,17 @@ impl Peers {
                     from: self.own.node,
                     to: node,
                     boot: self.own.boot,
+                    number: first,
                     wall: now.wall,
                     durable: self.durable,
                     ping: stamp.ping,
                     echo: stamp.echo,
                     received,
                 };
-                let slices = frames.into_iter().flat_map(|frame| frame.finish(&header)).collect();
+                let slices = (first..)
+                    .zip(frames)
+                    .flat_map(|(number, frame)| frame.finish(&Header { number, ..header }))
+                    .collect();
                 effects.peer_sends.push(PeerSend { link, slices });
             }
             for lane in Lane::ALL {

@@ -184,7 +184,7 @@ impl Peers {
         }
         // The peer lost a link or is new: it wants to know at once whether we hear it.
         peer.ping_now = true;
-        let open = OpenLink { node: header.from, lane: header.lane, boot: header.boot, number: hello.link, frames: 0 };
+        let open = OpenLink { node: header.from, lane: header.lane, boot: header.boot, number: hello.link, frame: 0 };
         self.incoming.insert(link, Incoming::Open(open));
         self.detector.handle_boot(now, header.from, header.boot);
         Ok(())
@@ -195,7 +195,7 @@ impl Peers {
         let Some(Incoming::Open(open)) = self.incoming.get_mut(&link) else {
             panic!("frames are heard on open links");
         };
-        open.frames += 1;
+        open.frame = open.frame.max(header.number);
         let peer = self.peers.get_mut(&header.from).expect("the header was checked");
         peer.unacknowledged += length;
         let seen = peer.seen.as_mut().expect("the hello of the link said which directory");
@@ -203,8 +203,8 @@ impl Peers {
         for lane in Lane::ALL {
             let received = header.received[lane.index()];
             let outgoing = &mut peer.outgoing[lane.index()];
-            if received.frames > 0 && outgoing.established() == Some(received.link) {
-                let progress = peer.window.acknowledged(lane, received.frames);
+            if received.frame > 0 && outgoing.established() == Some(received.link) {
+                let progress = peer.window.acknowledged(lane, received.frame);
                 outgoing.acknowledged(now.monotonic, progress, peer.window.is_idle(lane));
             }
         }

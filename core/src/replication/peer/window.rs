@@ -52,10 +52,10 @@ impl SendWindow {
         }
     }
 
-    /// The peer has this many frames of the present link of a lane; true if that is news.
-    pub(super) fn acknowledged(&mut self, lane: Lane, frames: u64) -> bool {
+    /// The peer has the frames of the present link of a lane up to this number; true if that is news.
+    pub(super) fn acknowledged(&mut self, lane: Lane, frame: u64) -> bool {
         let mut news = false;
-        while self.charges[lane.index()].front().is_some_and(|charge| charge.frame <= frames) {
+        while self.charges[lane.index()].front().is_some_and(|charge| charge.frame <= frame) {
             let charge = self.charges[lane.index()].pop_front().expect("the front was just looked at");
             self.release(lane, &charge);
             news = true;
@@ -85,19 +85,19 @@ impl SendWindow {
 /// Received appends that are not yet durable, of all peers together.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    /// As the owner of the WAL told last.
+    /// At the last poll: what waited for the WAL, and what was handed on then.
     waiting: usize,
-    /// Handed on since.
+    /// Admitted since.
     added: usize,
 }
 
 impl Backlog {
-    /// What waits for the WAL now, everything handed on so far included.
-    pub(super) fn set(&mut self, waiting: usize) {
-        *self = Self { waiting, added: 0 };
+    /// What was admitted is handed on now; what was handed on before is done or in `waiting`.
+    pub(super) fn handed_on(&mut self, waiting: usize) {
+        *self = Self { waiting: waiting.saturating_add(self.added), added: 0 };
     }
 
-    /// Whether an append of this size may be handed on; counts it if so.
+    /// Whether an append of this size is to be handed on; counts it if so.
     pub(super) fn admit(&mut self, bytes: usize) -> bool {
         let room = self.waiting.saturating_add(self.added) < limits::PEER_BACKLOG_BYTES_MAX;
         if room {
@@ -175,9 +175,11 @@ mod tests {
             handed_on += MIB;
         }
         assert_eq!(handed_on, limits::PEER_BACKLOG_BYTES_MAX);
-        backlog.set(limits::PEER_BACKLOG_BYTES_MAX);
-        assert!(!backlog.admit(1));
-        backlog.set(0);
+        backlog.handed_on(0);
+        assert!(!backlog.admit(1), "handed on, but the WAL cannot have it yet");
+        backlog.handed_on(limits::PEER_BACKLOG_BYTES_MAX);
+        assert!(!backlog.admit(1), "the WAL has it, and is behind");
+        backlog.handed_on(0);
         assert!(backlog.admit(1));
     }
 }

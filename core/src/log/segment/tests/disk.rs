@@ -90,6 +90,10 @@ impl Disk {
         (queued.operation.id, self.run(queued))
     }
 
+    pub(super) fn try_step(&mut self, rng: &mut Stream) -> Option<(OperationId, Result<DiskOutput, DiskError>)> {
+        (!self.queue.is_empty()).then(|| self.step(rng))
+    }
+
     /// A read by somebody who waits for it.
     pub(super) fn read(&mut self, action: DiskAction) -> Result<DiskOutput, DiskError> {
         let operation = DiskOperation { id: OperationId(0), action };
@@ -120,7 +124,8 @@ impl Disk {
     pub(super) fn crash(&mut self, crash: Crash, rng: &mut Stream) {
         if crash == Crash::Process {
             while !self.queue.is_empty() && rng.below(4) > 0 {
-                self.step(rng);
+                let queued = self.queue.swap_remove(rng.below(self.queue.len() as u64) as usize);
+                self.run(queued).ok();
             }
             self.queue.clear();
             return;

@@ -295,14 +295,17 @@ fn an_echo_from_before_the_loss_does_not_save_the_pair() {
     };
     let first = detector.stamp(at(10), B).ping;
     detector.handle_frame(at(12), B, &echo(first));
-    let second = detector.stamp(at(20), B).ping;
+    let second = detector.stamp(at(19), B).ping;
+    let third = detector.stamp(at(20), B).ping;
     detector.handle_link(at(21), B, LinkChange::Lost);
     // Late bytes of the lost connection.
     detector.handle_frame(at(25), B, &echo(second));
     detector.handle_link(at(26), B, LinkChange::DialFailed);
     assert_eq!(detector.poll(at(26)).collect::<Vec<_>>(), [Verdict::Up(B), Verdict::Down(B)]);
-    let third = detector.stamp(at(26), B).ping;
-    detector.handle_frame(at(30), B, &echo(third));
+    detector.handle_frame(at(27), B, &echo(third));
+    assert_eq!(detector.poll(at(27)).collect::<Vec<_>>(), [], "nor does it revise the verdict");
+    let fourth = detector.stamp(at(28), B).ping;
+    detector.handle_frame(at(30), B, &echo(fourth));
     assert_eq!(detector.poll(at(30)).collect::<Vec<_>>(), [Verdict::Up(B)], "what was sent after the verdict counts");
 }
 
@@ -416,6 +419,33 @@ fn frames_that_waited_in_a_cut_do_not_revive_a_dead_node() {
         detector.handle_frame(at(1000), B, heard);
     }
     assert!(!detector.is_up(B), "these are older than the verdict");
+}
+
+#[test]
+fn a_peer_that_held_a_ping_for_long_did_not_hear_later_ones() {
+    let mut detector = Detector::new(BootNumber(1));
+    detector.set_peers(at(0), [B]);
+    let heard = |turn: u64, ping, hold| Heard {
+        boot: BootNumber(1),
+        ping: Ping(turn),
+        echo: Some(Echo { boot: BootNumber(1), ping, hold }),
+    };
+    let mut pings = Vec::new();
+    for turn in 0..60 {
+        let now = at(turn * 10);
+        pings.push(detector.stamp(now, B).ping);
+        if turn <= 20 {
+            detector.handle_frame(now, B, &heard(turn, pings[turn as usize], Duration::ZERO));
+        }
+        detector.poll(now).for_each(drop);
+    }
+    // The peer's frames got lost for a while as well; the first to arrive says that ours were gone all along.
+    detector.handle_frame(at(600), B, &heard(60, pings[21], Duration::from_millis(390)));
+    let mut verdicts = Vec::new();
+    for turn in 60..100 {
+        verdicts.extend(detector.poll(at(turn * 10)).map(|verdict| (turn * 10, verdict)));
+    }
+    assert_eq!(verdicts, [(810, Verdict::Down(B))], "500 ms after the ping that arrived, and one interval");
 }
 
 #[test]

@@ -1,0 +1,99 @@
+//! Writing applied batches behind, and removing the files of deleted partitions.
+//!
+//! Invariant: few files are synced at a time, and only when enough waits for it: a partition's own bytes, or the bytes
+//! of all partitions that are held in memory. The WAL holds every batch until then and after.
+
+use std::time::Duration;
+
+use super::Broker;
+use crate::{
+    ids::OperationId,
+    io::{DiskError, DiskOutput, Effects, Exit},
+    limits::{SEGMENT_FILES_MAX, SEGMENT_WRITE_BYTES_MAX, SHARD_TAIL_BYTES_MAX, TAIL_KEEP_BYTES},
+    time::Now,
+};
+
+/// Partitions are looked at this often at most when nothing forces it.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// Bytes that wait longer than this are written even if they are few.
+const DIRTY_MAX: Duration = Duration::from_secs(30);
+
+impl Broker {
+    pub(super) fn write_behind(&mut self, now: Now, effects: &mut Effects) {
+        self.reads.take_operations(effects);
+        for removal in &mut self.removals {
+            removal.poll(effects, &mut self.ids);
+        }
+        self.removals.retain(|removal| !removal.is_done());
+        if now.monotonic < self.flush_at {
+            return;
+        }
+        self.flush_at = now.monotonic + LOOK_INTERVAL;
+        let mut memory = 0;
+        let mut writing = 0;
+        for replica in self.replicas.values() {
+            if let Some(partition) = replica.partition() {
+                memory += partition.log.memory_bytes();
+                writing += usize::from(partition.log.is_writing());
+            }
+        }
+        let pressed = memory > SHARD_TAIL_BYTES_MAX / 2;
+        for (id, replica) in &mut self.replicas {
+            let Some(partition) = replica.partition_mut() else { continue };
+            let log = &mut partition.log;
+            let old = log.dirty_since().is_some_and(|since| now.monotonic.since(since) >= DIRTY_MAX);
+            let wanted = log.wants_flush() || old || (pressed && log.unwritten_bytes() > 0);
+            let budget =
+                if wanted && !log.is_writing() && writing < SEGMENT_FILES_MAX { SEGMENT_WRITE_BYTES_MAX } else { 0 };
+            let first = effects.disk.len();
+            if log.poll(budget, effects, &mut self.ids) > 0 {
+                writing += 1;
+            }
+            self.segment_operations.extend(effects.disk[first..].iter().map(|operation| (operation.id, *id)));
+            log.release(if pressed { 0 } else { TAIL_KEEP_BYTES });
+        }
+        self.evict_entries();
+    }
+
+    /// Raft entries are kept in memory for followers and apply, within a budget for all groups.
+    fn evict_entries(&mut self) {
+        let cached: usize = self.replicas.values().map(|replica| replica.group.cached_bytes()).sum();
+        let mut excess = cached.saturating_sub(crate::limits::ENTRY_CACHE_BYTES);
+        if excess == 0 {
+            return;
+        }
+        // The largest holders first: they are the busy ones, whose followers are fed from memory anyway.
+        let mut holders: Vec<_> =
+            self.replicas.iter().map(|(id, replica)| (replica.group.cached_bytes(), *id)).collect();
+        holders.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, id) in holders {
+            if excess == 0 {
+                break;
+            }
+            if let Some(replica) = self.replicas.get_mut(&id) {
+                excess = excess.saturating_sub(replica.group.evict(excess));
+            }
+        }
+    }
+
+    pub(super) fn finish_storage(
+        &mut self,
+        operation: OperationId,
+        result: Result<DiskOutput, DiskError>,
+    ) -> Result<(), Exit> {
+        if let Some(group) = self.segment_operations.remove(&operation)
+            && let Some(partition) = self.replicas.get_mut(&group).and_then(|replica| replica.partition_mut())
+        {
+            partition.log.handle(operation, result)?;
+            self.flush_at = crate::time::Monotonic(0);
+            return Ok(());
+        }
+        for removal in &mut self.removals {
+            if removal.handle(operation, result.clone())? {
+                return Ok(());
+            }
+        }
+        // The log of a partition that is gone; its removal has seen it or is over.
+        Ok(())
+    }
+}

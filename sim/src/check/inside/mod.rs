@@ -1,0 +1,71 @@
+//! Properties of the nodes from the inside, looked at while they run.
+//!
+//! Invariant: looking is read-only, and what a check remembers is bounded by groups, not by time.
+
+pub mod bounded_memory;
+pub mod election_safety;
+pub mod equal_state_hash;
+pub mod positions_monotonic;
+
+use self::{
+    bounded_memory::BoundedMemory, election_safety::ElectionSafety, equal_state_hash::EqualStateHash,
+    positions_monotonic::PositionsMonotonic,
+};
+use crate::{core::NodeView, failure::Failure};
+
+/// All checks of this kind.
+#[derive(Debug)]
+pub struct Inside {
+    election_safety: ElectionSafety,
+    equal_state_hash: EqualStateHash,
+    positions_monotonic: PositionsMonotonic,
+    bounded_memory: BoundedMemory,
+}
+
+impl Inside {
+    pub fn new(nodes: usize) -> Self {
+        Self {
+            election_safety: ElectionSafety::default(),
+            equal_state_hash: EqualStateHash::default(),
+            positions_monotonic: PositionsMonotonic::new(nodes),
+            bounded_memory: BoundedMemory,
+        }
+    }
+
+    /// The process of a node starts: it may be behind what its predecessor had applied.
+    pub fn node_started(&mut self, node: usize) {
+        self.positions_monotonic.node_started(node);
+    }
+
+    pub fn look(&mut self, node: usize, view: &NodeView) -> Result<(), Failure> {
+        self.election_safety.look(node, view)?;
+        self.positions_monotonic.look(node, view)?;
+        self.equal_state_hash.look(node, view)?;
+        self.bounded_memory.look(node, view)
+    }
+}
+
+/// Views written by hand, for the tests of the checks.
+#[cfg(test)]
+mod story {
+    use kauri_core::ids::{GroupId, LogIndex, Offset, ReplicaId, Term};
+
+    use crate::core::{GroupView, NodeView, PartitionView};
+
+    pub(super) fn group() -> GroupView {
+        GroupView {
+            group: GroupId(7),
+            replica: ReplicaId(1),
+            term: Term(2),
+            is_leader: false,
+            commit: LogIndex(10),
+            applied: LogIndex(10),
+            state_hash: None,
+            partition: Some(PartitionView { log_start: Offset(0), next_offset: Offset(8) }),
+        }
+    }
+
+    pub(super) fn node(group: GroupView) -> NodeView {
+        NodeView { groups: vec![group], buffered_bytes: 0 }
+    }
+}
