@@ -134,12 +134,8 @@ impl Shard {
             while let Some(request) = self.sessions.next_request() {
                 moved = true;
                 let id = request.id;
-                let exchange = Exchange {
-                    id,
-                    api: request.api,
-                    version: request.version,
-                    correlation: request.correlation,
-                };
+                let exchange =
+                    Exchange { id, api: request.api, version: request.version, correlation: request.correlation };
                 match api::start(broker, now, request) {
                     Progress::Done(reply) => {
                         broker.forget(id);

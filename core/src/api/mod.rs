@@ -30,7 +30,11 @@ use kauri_protocol::{
 pub use fetch::FetchSessions;
 
 use crate::{
-    broker::{Broker, controller::{ControllerError, ControllerOutcome}, reads::ReadOutcome},
+    broker::{
+        Broker,
+        controller::{ControllerError, ControllerOutcome},
+        reads::ReadOutcome,
+    },
     ids::Offset,
     partition::AppendOutcome,
     session::{CloseReason, Reply, Request, RequestId},

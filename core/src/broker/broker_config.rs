@@ -36,7 +36,13 @@ pub fn describe(config: &NodeConfig) -> Vec<DescribedConfig> {
             "Whether a topic that a client asks about is created.",
         ),
         line("broker.id", config.node.to_string(), STATIC_BROKER, Int, "This node."),
-        line("broker.rack", config.rack.clone().unwrap_or_default(), STATIC_BROKER, Text, "Replicas are spread over racks."),
+        line(
+            "broker.rack",
+            config.rack.clone().unwrap_or_default(),
+            STATIC_BROKER,
+            Text,
+            "Replicas are spread over racks.",
+        ),
         line(
             "default.replication.factor",
             config.default_replication_factor.to_string(),
@@ -52,8 +58,20 @@ pub fn describe(config: &NodeConfig) -> Vec<DescribedConfig> {
             Int,
             "Size of a segment file of a topic that sets none.",
         ),
-        line("message.max.bytes", limits::BATCH_BYTES_DEFAULT.to_string(), DEFAULT, Int, "Largest record batch of a topic that sets none."),
-        line("min.insync.replicas", "1".to_owned(), DEFAULT, Int, "Every write is on a majority before it is acknowledged."),
+        line(
+            "message.max.bytes",
+            limits::BATCH_BYTES_DEFAULT.to_string(),
+            DEFAULT,
+            Int,
+            "Largest record batch of a topic that sets none.",
+        ),
+        line(
+            "min.insync.replicas",
+            "1".to_owned(),
+            DEFAULT,
+            Int,
+            "Every write is on a majority before it is acknowledged.",
+        ),
         line("node.id", config.node.to_string(), STATIC_BROKER, Int, "This node."),
         line(
             "num.partitions",
@@ -76,7 +94,13 @@ pub fn describe(config: &NodeConfig) -> Vec<DescribedConfig> {
             Int,
             "Fetch sessions kept at once.",
         ),
-        line("unclean.leader.election.enable", "false".to_owned(), DEFAULT, Boolean, "No election loses acknowledged records."),
+        line(
+            "unclean.leader.election.enable",
+            "false".to_owned(),
+            DEFAULT,
+            Boolean,
+            "No election loses acknowledged records.",
+        ),
         line("log.retention.bytes", "-1".to_owned(), DEFAULT, Long, "Records are kept until their topic is deleted."),
     ]
 }

@@ -12,13 +12,7 @@ use crate::{
 };
 
 impl Broker {
-    pub(super) fn heard_hello(
-        &mut self,
-        from: NodeId,
-        _boot: BootNumber,
-        _cluster: Option<ClusterId>,
-        hello: &Hello,
-    ) {
+    pub(super) fn heard_hello(&mut self, from: NodeId, _boot: BootNumber, _cluster: Option<ClusterId>, hello: &Hello) {
         self.formation.hello(from, hello.configuration, hello.empty);
     }
 

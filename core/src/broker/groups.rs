@@ -28,8 +28,7 @@ impl Broker {
         let first = self.image.version() == ImageVersion(0);
         let delta = image.changes_since(&self.image);
         self.image = image;
-        let creations: Vec<GroupCreation> =
-            delta.creations(self.config.node, self.identity.directory).collect();
+        let creations: Vec<GroupCreation> = delta.creations(self.config.node, self.identity.directory).collect();
         for creation in creations {
             if !self.replicas.contains_key(&creation.group) {
                 self.create_group(now, creation);
@@ -95,8 +94,7 @@ impl Broker {
         }
         for (_, waiter) in std::mem::take(&mut replica.confirming) {
             let result = Err(kauri_protocol::error::ErrorCode::UnknownTopicOrPartition);
-            self.events
-                .push_back((waiter.request, crate::api::Event::Confirmed { part: waiter.part, result }));
+            self.events.push_back((waiter.request, crate::api::Event::Confirmed { part: waiter.part, result }));
         }
         self.watch.wake(id);
         self.dirty.remove(&id);

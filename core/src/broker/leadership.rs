@@ -72,14 +72,7 @@ impl Broker {
     }
 
     /// A group's term, role or leader changed here.
-    pub(super) fn follow_leader(
-        &mut self,
-        now: Now,
-        id: GroupId,
-        term: Term,
-        leader: Option<NodeId>,
-        leads: bool,
-    ) {
+    pub(super) fn follow_leader(&mut self, now: Now, id: GroupId, term: Term, leader: Option<NodeId>, leads: bool) {
         let replica = self.replicas.get_mut(&id).expect("the caller looked it up");
         if let Some(node) = leader.filter(|node| self.peers.is_up(*node)) {
             replica.campaign = None;

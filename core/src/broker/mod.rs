@@ -32,15 +32,20 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use slog::{Logger, error, info};
 
 pub use append::Refusal;
+pub(crate) use apply::apply_entry;
 pub use inspect::{GroupInspection, Inspection};
 pub(crate) use replica::Replica;
-pub(crate) use apply::apply_entry;
 pub(crate) use replica::{Machine, Partition};
 pub use views::{Leader, View};
 
 use self::{
-    controller::{Calls, Forwarded}, deadlines::Deadlines, leadership::Liveness, producer_ids::ProducerIds,
-    reads::Reads, shutdown::Shutdown, watch::Watch,
+    controller::{Calls, Forwarded},
+    deadlines::Deadlines,
+    leadership::Liveness,
+    producer_ids::ProducerIds,
+    reads::Reads,
+    shutdown::Shutdown,
+    watch::Watch,
 };
 use crate::{
     api::{Event, FetchSessions},
@@ -48,7 +53,12 @@ use crate::{
     ids::{ClusterId, GroupId, NodeId, OperationId, WriteNumber},
     io::{DiskError, DiskOutput, Effects, Exit, FileName, Input, Notice, OperationIds},
     limits,
-    log::{identity::{Identity, IdentityKeeper}, record::WalEvent, segment::Removal, wal::Wal},
+    log::{
+        identity::{Identity, IdentityKeeper},
+        record::WalEvent,
+        segment::Removal,
+        wal::Wal,
+    },
     metadata::{MetadataImage, formation::Formation, leaders::Leaders},
     replication::{
         group::GroupOutput,
@@ -142,11 +152,12 @@ impl Broker {
         let mut peers = Peers::new(own, recovered, stream("peers"));
         let addresses = config.peers.iter().map(|peer| (peer.node, peer.address.clone())).collect();
         peers.set_peers(now, &addresses);
-        let formation = Formation::new(now, &config, &identity, stream("formation")).map_err(|error| Exit::Damaged {
-            file: FileName::Identity.path(),
-            offset: 0,
-            what: format!("the record of the cluster's formation: {error}"),
-        })?;
+        let formation =
+            Formation::new(now, &config, &identity, stream("formation")).map_err(|error| Exit::Damaged {
+                file: FileName::Identity.path(),
+                offset: 0,
+                what: format!("the record of the cluster's formation: {error}"),
+            })?;
         let mut broker = Self {
             fetch_sessions: FetchSessions::default(),
             logger,
@@ -219,12 +230,7 @@ impl Broker {
         }
     }
 
-    fn disk(
-        &mut self,
-        now: Now,
-        operation: OperationId,
-        result: Result<DiskOutput, DiskError>,
-    ) -> Result<(), Exit> {
+    fn disk(&mut self, now: Now, operation: OperationId, result: Result<DiskOutput, DiskError>) -> Result<(), Exit> {
         if self.wal.handle(now, operation, &result, &mut self.wal_events)? {
             return Ok(());
         }

@@ -92,8 +92,7 @@ impl Broker {
             for message in out.messages.drain(..) {
                 let to = ReplicaId(message.to);
                 let Some(node) = replica.creation.member(to).map(|member| member.node) else { continue };
-                let envelope =
-                    Envelope { group: id, from: replica.group.replica(), to, epoch: FIRST_EPOCH };
+                let envelope = Envelope { group: id, from: replica.group.replica(), to, epoch: FIRST_EPOCH };
                 if self.peers.send_raft(now, node, envelope, message).is_err() {
                     replica.group.unreachable(to);
                 }

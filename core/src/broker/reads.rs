@@ -32,7 +32,9 @@ use crate::{
 pub enum ReadStart {
     Ready(Vec<Bytes>),
     /// An [`Event::Read`] will follow; about so many bytes.
-    Waiting { bytes: usize },
+    Waiting {
+        bytes: usize,
+    },
     Empty,
     OutOfRange,
     Failed(ErrorCode),

@@ -60,12 +60,7 @@ impl Broker {
     }
 
     /// Creates a topic that a client asked about, with the defaults.
-    pub(crate) fn create_default_topic(
-        &mut self,
-        now: Now,
-        name: &str,
-        waiter: Waiter,
-    ) -> Result<(), ControllerError> {
+    pub(crate) fn create_default_topic(&mut self, now: Now, name: &str, waiter: Waiter) -> Result<(), ControllerError> {
         let demand = Demand::numbers(self.config.default_partitions, self.config.default_replication_factor);
         self.create_topic(now, name, demand, Vec::new(), false, waiter)
     }

@@ -88,8 +88,7 @@ impl Broker {
 
     /// Wakes the request when the partition moves.
     pub(crate) fn watch(&mut self, topic: &str, index: i32, request: RequestId) {
-        let partition =
-            self.image.topic_by_name(topic).and_then(|topic| topic.partition(PartitionIndex(index)));
+        let partition = self.image.topic_by_name(topic).and_then(|topic| topic.partition(PartitionIndex(index)));
         if let Some(partition) = partition {
             self.watch.add(partition.group, request);
         }

@@ -41,9 +41,16 @@ pub struct FormationRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Message {
     /// Are you empty, and configured like this? `directory` is the asking node's.
-    Ask { configuration: u64, directory: DirectoryId },
+    Ask {
+        configuration: u64,
+        directory: DirectoryId,
+    },
     /// Yes; `directory` is the answering node's, `to` the asking node's.
-    Empty { configuration: u64, directory: DirectoryId, to: DirectoryId },
+    Empty {
+        configuration: u64,
+        directory: DirectoryId,
+        to: DirectoryId,
+    },
     Formed(FormationRecord),
 }
 
@@ -301,7 +308,8 @@ impl Formation {
 
     fn mint_if_complete(&mut self) {
         let State::Empty { answers, .. } = &self.state else { return };
-        let directory_of = |node: NodeId| if node == self.own { Some(self.directory) } else { answers.get(&node).copied() };
+        let directory_of =
+            |node: NodeId| if node == self.own { Some(self.directory) } else { answers.get(&node).copied() };
         let members: Option<Vec<GroupMember>> = self
             .nodes
             .iter()

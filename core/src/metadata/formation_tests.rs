@@ -30,10 +30,8 @@ struct World {
 }
 
 fn config(node: i32, nodes: &[(i32, bool)]) -> NodeConfig {
-    let peers = nodes
-        .iter()
-        .map(|&(id, voter)| PeerConfig { node: NodeId(id), address: String::new(), voter })
-        .collect();
+    let peers =
+        nodes.iter().map(|&(id, voter)| PeerConfig { node: NodeId(id), address: String::new(), voter }).collect();
     NodeConfig::new(NodeId(node), peers, Endpoint { host: "h".to_owned(), port: 1 }, 7)
 }
 
@@ -131,8 +129,7 @@ impl World {
             return;
         }
         let place = place % self.network.len();
-        let (from, to, bytes) =
-            if keep { self.network[place].clone() } else { self.network.remove(place).unwrap() };
+        let (from, to, bytes) = if keep { self.network[place].clone() } else { self.network.remove(place).unwrap() };
         if let Some(node) = self.nodes.get_mut(&to) {
             node.formation.message(from, &bytes).unwrap();
             self.poll(to.0);

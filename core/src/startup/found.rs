@@ -32,11 +32,8 @@ impl Found {
     /// Takes in the next record of the WAL. Payloads are dropped: a replay reads them again.
     pub(super) fn take_in(&mut self, recovered: RecoveredRecord) -> Result<(), Exit> {
         let write = recovered.write;
-        let damaged = |what: String| Exit::Damaged {
-            file: "wal".to_owned(),
-            offset: 0,
-            what: format!("write {write}: {what}"),
-        };
+        let damaged =
+            |what: String| Exit::Damaged { file: "wal".to_owned(), offset: 0, what: format!("write {write}: {what}") };
         let unsupported = |what: &str| {
             Err(Exit::Refused(format!(
                 "the write-ahead log holds {what} (write {write}), which this build cannot take up; start a newer build"

@@ -43,11 +43,25 @@ pub(crate) struct Startup {
 
 enum Stage {
     Identity,
-    Wal { recovery: Box<Recovery>, found: Found },
+    Wal {
+        recovery: Box<Recovery>,
+        found: Found,
+    },
     /// The WAL is there; from now on its absence is damage.
-    HasWal { recovered: Box<Recovered>, found: Found },
-    Files { recovered: Box<Recovered>, found: Found, open: BTreeMap<GroupId, LogRecovery>, logs: Replaying },
-    Replay { replaying: Box<Replaying>, recovered: crate::ids::WriteNumber },
+    HasWal {
+        recovered: Box<Recovered>,
+        found: Found,
+    },
+    Files {
+        recovered: Box<Recovered>,
+        found: Found,
+        open: BTreeMap<GroupId, LogRecovery>,
+        logs: Replaying,
+    },
+    Replay {
+        replaying: Box<Replaying>,
+        recovered: crate::ids::WriteNumber,
+    },
     Done,
 }
 
@@ -160,34 +174,33 @@ impl Startup {
                     logs.begin(*recovered, found.removed);
                     Stage::Replay { replaying: Box::new(logs), recovered: last }
                 }
-                Stage::Replay { mut replaying, recovered } => {
-                    match replaying.poll(now, effects, &mut self.ids)? {
-                        Progress::More => Stage::Replay { replaying, recovered },
-                        Progress::Waiting => {
-                            self.stage = Stage::Replay { replaying, recovered };
-                            return Ok(None);
-                        }
-                        Progress::Done => {
-                            let keeper = std::mem::replace(
-                                &mut self.keeper,
-                                IdentityKeeper::start(self.config.node, &mut Stream::new(0, self.config.node, "unused", 0)),
-                            );
-                            let (wal, replicas, removals, segment_operations) = replaying.finish(&self.config, &self.logger)?;
-                            info!(self.logger, "recovered"; "groups" => replicas.len());
-                            return Ok(Some(Start {
-                                config: self.config.clone(),
-                                logger: self.logger.clone(),
-                                keeper,
-                                wal,
-                                recovered,
-                                replicas,
-                                removals,
-                                segment_operations,
-                                ids: std::mem::take(&mut self.ids),
-                            }));
-                        }
+                Stage::Replay { mut replaying, recovered } => match replaying.poll(now, effects, &mut self.ids)? {
+                    Progress::More => Stage::Replay { replaying, recovered },
+                    Progress::Waiting => {
+                        self.stage = Stage::Replay { replaying, recovered };
+                        return Ok(None);
                     }
-                }
+                    Progress::Done => {
+                        let keeper = std::mem::replace(
+                            &mut self.keeper,
+                            IdentityKeeper::start(self.config.node, &mut Stream::new(0, self.config.node, "unused", 0)),
+                        );
+                        let (wal, replicas, removals, segment_operations) =
+                            replaying.finish(&self.config, &self.logger)?;
+                        info!(self.logger, "recovered"; "groups" => replicas.len());
+                        return Ok(Some(Start {
+                            config: self.config.clone(),
+                            logger: self.logger.clone(),
+                            keeper,
+                            wal,
+                            recovered,
+                            replicas,
+                            removals,
+                            segment_operations,
+                            ids: std::mem::take(&mut self.ids),
+                        }));
+                    }
+                },
                 Stage::Done => unreachable!("a start is polled until it is done"),
             };
         }

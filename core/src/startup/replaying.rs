@@ -79,12 +79,7 @@ impl Replaying {
         Ok(())
     }
 
-    pub(super) fn poll(
-        &mut self,
-        now: Now,
-        effects: &mut Effects,
-        ids: &mut OperationIds,
-    ) -> Result<Progress, Exit> {
+    pub(super) fn poll(&mut self, now: Now, effects: &mut Effects, ids: &mut OperationIds) -> Result<Progress, Exit> {
         let wal = self.wal.as_mut().expect("the replay has begun");
         wal.poll(now, effects, ids, &mut Vec::new());
         let memory = self.write_behind(effects, ids);

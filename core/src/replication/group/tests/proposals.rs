@@ -159,3 +159,25 @@ fn rule_24_a_new_leader_does_not_know_the_commit_index_yet() {
     assert!(cluster.group(2).commit_is_current_term() && cluster.group(2).applied_is_current_term());
     assert_eq!(cluster.applied(2), ["a"]);
 }
+
+/// From the producer's frame to the WAL, the followers' frames and apply: one allocation.
+#[test]
+fn a_large_payload_is_never_copied() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    let batch = Bytes::from(vec![7; limits::BATCH_SHARED_BYTES_MIN]);
+    let group = cluster.group(1);
+    group.propose(vec![command(batch.clone())]).unwrap();
+    let mut out = super::super::GroupOutput::default();
+    group.poll(&mut out);
+    let sent: Vec<_> = out.messages.iter().flat_map(|message| &message.entries).map(|entry| &entry.data).collect();
+    assert_eq!(sent.len(), 2);
+    let written = out.writes.iter().flat_map(|write| &write.records).find_map(|record| match record {
+        crate::log::record::WalRecord::Entry(entry) => Some(&entry.data),
+        _ => None,
+    });
+    for data in sent.into_iter().chain(written) {
+        assert_eq!(data.as_ptr(), batch.as_ptr());
+    }
+    assert_eq!(group.log().payload(group.last_index()).unwrap().data.as_ptr(), batch.as_ptr());
+}
