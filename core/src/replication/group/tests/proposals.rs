@@ -6,9 +6,9 @@ use raft::prelude::MessageType;
 
 use super::super::{ProposeError, Role, TransferError};
 use super::cluster::Cluster;
-use super::member::command;
+use super::member::{GROUP, command};
 use crate::{
-    ids::{LogIndex, ReplicaId},
+    ids::{GroupId, LogIndex, ReplicaId},
     limits,
 };
 
@@ -158,6 +158,22 @@ fn rule_24_a_new_leader_does_not_know_the_commit_index_yet() {
     cluster.tick(2 * limits::HEARTBEAT_TICKS);
     assert!(cluster.group(2).commit_is_current_term() && cluster.group(2).applied_is_current_term());
     assert_eq!(cluster.applied(2), ["a"]);
+}
+
+#[test]
+fn every_node_hears_at_once_what_the_metadata_group_committed() {
+    for (group, hears) in [(GROUP, false), (GroupId::METADATA, true)] {
+        let mut cluster = Cluster::new(3);
+        for member in cluster.members.values_mut() {
+            member.group_id = group;
+            member.start();
+        }
+        cluster.elect(1);
+        cluster.propose(1, "a");
+        cluster.settle();
+        assert_eq!(cluster.applied(1), ["a"]);
+        assert_eq!(cluster.applied(2) == ["a"], hears, "group {group}, before any heartbeat");
+    }
 }
 
 /// From the producer's frame to the WAL, the followers' frames and apply: one allocation.
