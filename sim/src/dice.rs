@@ -76,7 +76,7 @@ impl Dice {
         let fraction = if halvings >= 63 { 0 } else { (draw << (halvings + 1)) >> 48 };
         let halvings_16 = (halvings << 16) + (0x1_0000 - fraction);
         // ln 2 = 45426 / 65536.
-        let scaled = u128::from(mean.0) * u128::from(halvings_16) * 45_426 >> 32;
+        let scaled = (u128::from(mean.0) * u128::from(halvings_16) * 45_426) >> 32;
         Span(u64::try_from(scaled).unwrap_or(u64::MAX).min(mean.0.saturating_mul(20)))
     }
 

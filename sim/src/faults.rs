@@ -31,9 +31,11 @@ impl<C: Core> World<C> {
                 self.deliver();
                 None
             }
-            Fault::Aimed { node, boundary, count, kind, down, within } => {
+            Fault::Aimed { node, moment, count, kind, down, within } => {
                 let until = self.schedule.now() + within;
-                self.nodes[node].aim = Some(Aim { boundary, left: count, kind, down, until });
+                let terms = self.terms(node);
+                self.nodes[node].aim =
+                    Some(Aim { moment, left: count, kind, down, until, terms, vote_in_flight: false });
                 None
             }
             Fault::Shutdown { node, down } => {

@@ -16,12 +16,9 @@ use crate::{
     clock::Clock,
     core::NodeView,
     dice::Dice,
-    disk::{
-        PowerMode,
-        queue::{Boundary, Queue},
-    },
+    disk::{PowerMode, queue::Queue},
     network::Socket,
-    plan::{Configuration, CrashKind, NodePlan, Plan, TurnCost},
+    plan::{Configuration, CrashKind, Moment, NodePlan, Plan, TurnCost},
     time::{Instant, Span},
 };
 
@@ -42,11 +39,14 @@ pub(crate) enum Owner {
 /// A crash that waits for its moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Aim {
-    pub(crate) boundary: Boundary,
+    pub(crate) moment: Moment,
     pub(crate) left: u32,
     pub(crate) kind: CrashKind,
     pub(crate) down: Span,
     pub(crate) until: Instant,
+    /// The sum of all terms of the node when the aim was taken: a write that follows a higher one holds a vote.
+    pub(crate) terms: u64,
+    pub(crate) vote_in_flight: bool,
 }
 
 #[derive(Debug)]

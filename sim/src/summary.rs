@@ -43,7 +43,9 @@ impl Summary {
         let mut text = String::new();
         let Self { seeds, failures, simulated_seconds, acknowledged, failed, unknown, healed, repeated, .. } = self;
         let mut line = |line: std::fmt::Arguments<'_>| writeln!(text, "{line}").expect("a string takes everything");
-        line(format_args!("{seeds} seeds, {failures} failures, {healed} healed, {repeated} repeated with the same hash"));
+        line(format_args!(
+            "{seeds} seeds, {failures} failures, {healed} healed, {repeated} repeated with the same hash"
+        ));
         line(format_args!("{simulated_seconds} simulated seconds, {} events, {} turns", self.events, self.turns));
         line(format_args!("records: {acknowledged} acknowledged, {failed} failed, {unknown} unknown"));
         let bites: Vec<String> =

@@ -23,9 +23,9 @@ use crate::{
     failure::Failure,
     history::History,
     network::{Arrival, Network, Port, Site, Socket, Wake},
-    node::{Node, Owner},
+    node::{Aim, Node, Owner},
     panic,
-    plan::{CrashKind, Plan},
+    plan::{CrashKind, Moment, Plan},
     schedule::Schedule,
     time::{Instant, Span},
     trace::Trace,
@@ -185,7 +185,11 @@ impl<C: Core> World<C> {
 
     /// What the clients that did not heal wait for.
     pub fn clients_wait_for(&self) -> Vec<String> {
-        self.clients.iter().filter(|site| !site.client.has_healed(&self.history)).map(|site| site.client.waits_for(&self.history)).collect()
+        self.clients
+            .iter()
+            .filter(|site| !site.client.has_healed(&self.history))
+            .map(|site| site.client.waits_for(&self.history))
+            .collect()
     }
 
     /// A deep look into every node that runs.
@@ -329,13 +333,10 @@ impl<C: Core> World<C> {
             process.core.poll(clocks, effects);
             process.core.next_deadline()
         }));
-        let deadline = match result {
-            Ok(deadline) => deadline,
-            Err(_) => {
-                self.effects = Effects::default();
-                let message = panic::last_message();
-                return Err(Failure::new("panic", format!("node {index}: {message}")).at(now));
-            }
+        let Ok(deadline) = result else {
+            self.effects = Effects::default();
+            let message = panic::last_message();
+            return Err(Failure::new("panic", format!("node {index}: {message}")).at(now));
         };
         let left = process.inbox.len();
         self.carry_out(index)?;
@@ -374,7 +375,11 @@ impl<C: Core> World<C> {
             for operation in effects.wal.iter().chain(&effects.disk) {
                 hash_operation(&mut self.digest, operation);
             }
+            let writes_wal = !effects.wal.is_empty();
             node.queue.submit(effects.wal.drain(..), effects.disk.drain(..));
+            if writes_wal {
+                self.watch_votes(index);
+            }
             self.start_operations(index);
         }
         for dial in effects.peer_dials.drain(..) {
@@ -472,11 +477,23 @@ impl<C: Core> World<C> {
     fn is_aimed_at(&mut self, index: usize, boundary: Boundary) -> bool {
         let now = self.schedule.now();
         let Some(aim) = &mut self.nodes[index].aim else { return false };
-        if aim.boundary != boundary {
-            return false;
-        }
         if now > aim.until {
             self.nodes[index].aim = None;
+            return false;
+        }
+        let hit = match (aim.moment, boundary) {
+            (Moment::WalWritten, Boundary::WalWritten)
+            | (Moment::WalSynced, Boundary::WalSynced)
+            | (Moment::OtherDone, Boundary::OtherDone) => true,
+            (Moment::VoteWritten, Boundary::WalWritten) | (Moment::VoteSynced, Boundary::WalSynced) => {
+                aim.vote_in_flight
+            }
+            (
+                Moment::WalWritten | Moment::WalSynced | Moment::OtherDone | Moment::VoteWritten | Moment::VoteSynced,
+                Boundary::WalWritten | Boundary::WalSynced | Boundary::OtherDone,
+            ) => false,
+        };
+        if !hit {
             return false;
         }
         aim.left -= 1;
@@ -488,6 +505,22 @@ impl<C: Core> World<C> {
         self.crash(index, aim.kind, aim.down);
         self.deliver();
         true
+    }
+
+    /// The sum of the terms of all replicas of a node: it grows when one of them votes or learns of a new term.
+    pub(crate) fn terms(&mut self, index: usize) -> u64 {
+        let node = &mut self.nodes[index];
+        let Some(process) = &node.process else { return 0 };
+        process.core.view(Depth::Shallow, &mut node.view);
+        node.view.groups.iter().map(|group| group.term.0).sum()
+    }
+
+    /// A write to the WAL begins: if a term grew since the aim was taken, it is in this write.
+    fn watch_votes(&mut self, index: usize) {
+        let Some(aim) = self.nodes[index].aim else { return };
+        if matches!(aim.moment, Moment::VoteWritten | Moment::VoteSynced) && self.terms(index) > aim.terms {
+            self.nodes[index].aim = Some(Aim { vote_in_flight: true, ..aim });
+        }
     }
 
     /// Hands what the network delivered to its receivers.

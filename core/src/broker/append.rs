@@ -42,7 +42,7 @@ impl Broker {
         records: Bytes,
         waiter: Option<Waiter>,
     ) -> Result<(), Refusal> {
-        let group = self.led_group(topic, index, LeaderEpoch::UNKNOWN)?;
+        let group = self.led_group(topic, index, LeaderEpoch::UNKNOWN).map_err(not_leading_yet)?;
         let topic = self.image.topic_by_name(topic).ok_or(ErrorCode::UnknownTopicOrPartition)?;
         let rules = Rules::of(&topic.configs);
         if self.wal_full {
@@ -65,5 +65,14 @@ impl Broker {
         replica.queue.push_back(Proposal { kind: command.kind(), data: command.into_data(), owner });
         self.mark(group);
         Ok(())
+    }
+}
+
+/// A leader that has not applied its own first entry takes no batches. Producers repeat what NOT_LEADER_OR_FOLLOWER
+/// refuses; OFFSET_NOT_AVAILABLE is for readers, and librdkafka gives a batch up on it.
+fn not_leading_yet(refusal: Refusal) -> Refusal {
+    match refusal.error {
+        ErrorCode::OffsetNotAvailable => ErrorCode::NotLeaderOrFollower.into(),
+        _ => refusal,
     }
 }

@@ -124,6 +124,8 @@ pub struct Broker {
     ticks: u64,
     flush_at: Monotonic,
     wal_full: bool,
+    /// Applied batches hold as much memory as they may: nothing more is applied until segments were written.
+    tails_full: bool,
     shutdown: Shutdown,
     mint: Stream,
     jitter: Stream,
@@ -192,6 +194,7 @@ impl Broker {
             ticks: 0,
             flush_at: now.monotonic,
             wal_full: false,
+            tails_full: false,
             shutdown: Shutdown::default(),
             mint: stream("mint"),
             jitter: stream("campaign"),

@@ -48,7 +48,7 @@ impl Broker {
                     controller::FORWARD => self.forwarded(now, from, &bytes),
                     controller::FORWARDED => self.forward_answered(from, &bytes),
                     unknown => {
-                        warn!(self.logger, "a message of an unknown kind"; "from" => from.0, "kind" => unknown.0)
+                        warn!(self.logger, "a message of an unknown kind"; "from" => from.0, "kind" => unknown.0);
                     }
                 },
                 PeerEvent::Rejected { from, reason, .. } => {

@@ -127,6 +127,9 @@ impl Broker {
         use crate::replication::group::Committed;
         loop {
             let Some(replica) = self.replicas.get_mut(&id) else { return };
+            if self.tails_full && replica.partition().is_some() {
+                return;
+            }
             match replica.group.next_committed(APPLY_BYTES) {
                 Ok(Committed::Entries(entries)) => {
                     let last = entries.last().expect("never empty").index;

@@ -11,7 +11,10 @@
 //!
 //! Does not know links or files: it is told what arrived and what became durable.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -324,6 +327,15 @@ impl Formation {
             })
             .collect();
         if let Some(members) = members {
+            let directories: BTreeSet<DirectoryId> = members.iter().map(|member| member.directory).collect();
+            if directories.len() < members.len() {
+                self.steps.push(Step::Warn(
+                    "two nodes have the same data directory id, because one directory was copied: no cluster forms until \
+                     each node has a directory of its own"
+                        .to_owned(),
+                ));
+                return;
+            }
             let cluster = ClusterId(Uuid(self.mint.bytes16()));
             self.form(FormationRecord { cluster, members });
         }

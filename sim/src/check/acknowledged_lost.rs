@@ -24,7 +24,7 @@ mod tests {
             .acknowledged(1, 1, 0)
             .acknowledged(1, 2, 1)
             .read(1, 0, &[(1, 1)], 1)
-            .is_caught(check, "p1-2 was acknowledged at offset 1 of partition 3 and is not there");
+            .caught_by(check, "p1-2 was acknowledged at offset 1 of partition 3 and is not there");
     }
 
     #[test]

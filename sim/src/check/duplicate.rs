@@ -22,11 +22,11 @@ mod tests {
     use super::{super::story::Story, *};
 
     #[test]
-    fn a_record_at_two_offsets_is_caught() {
+    fn a_record_at_two_offsets_caught_by() {
         Story::default()
             .acknowledged(1, 1, 0)
             .read(1, 0, &[(1, 1), (2, 1), (1, 1)], 3)
-            .is_caught(check, "p1-1 is at offset 0 of partition 3 and again at offset 2 of partition 3");
+            .caught_by(check, "p1-1 is at offset 0 of partition 3 and again at offset 2 of partition 3");
     }
 
     #[test]

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn another_byte_is_caught() {
+    fn another_byte_caught_by() {
         let one = disk(&[batch(10, b"one"), batch(12, b"three")]);
         let other = disk(&[batch(10, b"one"), batch(12, b"thREe")]);
         let failure = check([(0, &one), (2, &other)].into_iter()).unwrap_err();

@@ -29,11 +29,11 @@ mod tests {
     use super::{super::story::Story, *};
 
     #[test]
-    fn a_failed_record_in_the_log_is_caught() {
+    fn a_failed_record_in_the_log_caught_by() {
         Story::default()
             .failed(1, 1)
             .read(1, 0, &[(1, 1)], 1)
-            .is_caught(check, "p1-1 failed, and is at offset 0 of partition 3");
+            .caught_by(check, "p1-1 failed, and is at offset 0 of partition 3");
     }
 
     #[test]

@@ -32,18 +32,18 @@ mod tests {
     use super::{super::story::Story, *};
 
     #[test]
-    fn a_high_watermark_that_falls_is_caught() {
+    fn a_high_watermark_that_falls_caught_by() {
         Story::default()
             .read(1, 0, &[], 5)
             .read(1, 0, &[], 4)
-            .is_caught(check, "consumer 1 of partition 3 was told the high watermark 5 and then 4");
+            .caught_by(check, "consumer 1 of partition 3 was told the high watermark 5 and then 4");
     }
 
     #[test]
-    fn a_record_beyond_it_is_caught() {
+    fn a_record_beyond_it_caught_by() {
         Story::default()
             .read(1, 0, &[(1, 1), (1, 2)], 1)
-            .is_caught(check, "consumer 1 of partition 3 got p1-2 at offset 1 with a high watermark of 1");
+            .caught_by(check, "consumer 1 of partition 3 got p1-2 at offset 1 with a high watermark of 1");
     }
 
     #[test]

@@ -35,15 +35,15 @@ mod tests {
         Story::default()
             .read(1, 0, &[(1, 1), (1, 2)], 2)
             .read(2, 0, &[(1, 1), (2, 1)], 2)
-            .is_caught(check, "offset 1 of partition 3 is p1-2 and p2-1");
+            .caught_by(check, "offset 1 of partition 3 is p1-2 and p2-1");
     }
 
     #[test]
-    fn an_acknowledgement_of_another_offset_is_caught() {
+    fn an_acknowledgement_of_another_offset_caught_by() {
         Story::default()
             .acknowledged(1, 1, 0)
             .read(1, 0, &[(2, 1), (1, 1)], 2)
-            .is_caught(check, "offset 0 of partition 3 is p1-1 and p2-1");
+            .caught_by(check, "offset 0 of partition 3 is p1-1 and p2-1");
     }
 
     #[test]

@@ -85,28 +85,28 @@ mod tests {
     };
 
     #[test]
-    fn an_answer_that_misses_an_acknowledged_record_is_caught() {
-        Story::default().acknowledged(1, 1, 0).acknowledged(1, 2, 1).probed(1).is_caught(
+    fn an_answer_that_misses_an_acknowledged_record_caught_by() {
+        Story::default().acknowledged(1, 1, 0).acknowledged(1, 2, 1).probed(1).caught_by(
             check,
             "the latest offset of partition 3 was 1 although before p1-2 was acknowledged at offset 1",
         );
     }
 
     #[test]
-    fn an_answer_below_an_earlier_one_is_caught() {
+    fn an_answer_below_an_earlier_one_caught_by() {
         Story::default()
             .unknown(1, 1)
             .probed(1)
             .probed(0)
-            .is_caught(check, "the latest offset of partition 3 was 0 although before an earlier answer was 1");
+            .caught_by(check, "the latest offset of partition 3 was 0 although before an earlier answer was 1");
     }
 
     #[test]
-    fn an_answer_beyond_what_was_sent_is_caught() {
+    fn an_answer_beyond_what_was_sent_caught_by() {
         Story::default()
             .unknown(1, 1)
             .probed(2)
-            .is_caught(check, "the latest offset of partition 3 was 2 when 1 records had been sent");
+            .caught_by(check, "the latest offset of partition 3 was 2 when 1 records had been sent");
     }
 
     #[test]

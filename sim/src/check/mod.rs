@@ -123,7 +123,7 @@ mod story {
         }
 
         #[track_caller]
-        pub(super) fn is_caught(self, check: Check, explanation: &str) {
+        pub(super) fn caught_by(self, check: Check, explanation: &str) {
             let failure = check(&self.history, &Log::of(&self.history)).expect_err("the history is bad");
             assert_eq!(failure.explanation, explanation);
         }

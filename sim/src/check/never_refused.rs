@@ -22,6 +22,6 @@ mod tests {
         story.clone().passes(check);
         story.history.refuse("first".to_owned());
         story.history.refuse("second".to_owned());
-        story.is_caught(check, "first");
+        story.caught_by(check, "first");
     }
 }

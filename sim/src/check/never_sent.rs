@@ -25,11 +25,11 @@ mod tests {
     use super::{super::story::Story, *};
 
     #[test]
-    fn an_invented_record_is_caught() {
+    fn an_invented_record_caught_by() {
         Story::default()
             .acknowledged(1, 1, 0)
             .read(1, 0, &[(1, 1), (1, 2)], 2)
-            .is_caught(check, "p1-2 at offset 1 of partition 3 was never sent there");
+            .caught_by(check, "p1-2 at offset 1 of partition 3 was never sent there");
     }
 
     #[test]

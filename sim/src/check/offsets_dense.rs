@@ -30,19 +30,19 @@ mod tests {
     use super::{super::story::Story, *};
 
     #[test]
-    fn a_gap_is_caught() {
+    fn a_gap_caught_by() {
         Story::default()
             .read(1, 0, &[(1, 1)], 3)
             .read(1, 2, &[(1, 3)], 3)
-            .is_caught(check, "consumer 1 of partition 3 got offset 2 where 1 follows");
+            .caught_by(check, "consumer 1 of partition 3 got offset 2 where 1 follows");
     }
 
     #[test]
-    fn a_step_back_is_caught() {
+    fn a_step_back_caught_by() {
         Story::default()
             .read(1, 0, &[(1, 1), (1, 2)], 2)
             .read(1, 1, &[(1, 2)], 2)
-            .is_caught(check, "consumer 1 of partition 3 got offset 1 where 2 follows");
+            .caught_by(check, "consumer 1 of partition 3 got offset 1 where 2 follows");
     }
 
     #[test]

@@ -26,10 +26,10 @@ mod tests {
     use super::{super::story::Story, *};
 
     #[test]
-    fn a_record_that_overtook_another_of_its_producer_is_caught() {
+    fn a_record_that_overtook_another_of_its_producer_caught_by() {
         Story::default()
             .read(1, 0, &[(1, 1), (1, 3), (1, 2)], 3)
-            .is_caught(check, "in partition 3, p1-3 at offset 1 stands before p1-2 at offset 2");
+            .caught_by(check, "in partition 3, p1-3 at offset 1 stands before p1-2 at offset 2");
     }
 
     #[test]

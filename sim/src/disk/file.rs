@@ -169,7 +169,7 @@ impl File {
 /// Applies an arbitrary subset of the sectors of a change: runs of random length, each kept or lost by a coin.
 fn tear(dice: &mut Dice, change: &Change, pages: &mut Pages) {
     let sectors = change.length().div_ceil(SECTOR_BYTES);
-    let longest_run = 1 << dice.below(6);
+    let longest_run = 1 + dice.below(sectors.clamp(1, 32));
     // The first sector may start in the middle, as the file's sectors do not move with the write.
     let misalignment = change.offset() % SECTOR_BYTES;
     let mut sector = 0;

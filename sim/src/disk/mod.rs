@@ -9,6 +9,8 @@ mod directory;
 mod file;
 mod pages;
 pub mod queue;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 

@@ -9,6 +9,8 @@
 mod connection;
 mod delay;
 mod path;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 

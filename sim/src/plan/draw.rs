@@ -4,15 +4,12 @@
 //! draws from a stream of its own, so that a change to one kind leaves the plans of all others as they were.
 
 use super::{
-    Configuration, ConsumerPlan, CrashKind, Fault, NetworkPlan, NodePlan, Plan, ProbePlan, ProducerPlan, TimedFault,
-    TopicPlan, TurnCost, Workload,
+    Configuration, ConsumerPlan, CrashKind, Fault, Moment, NetworkPlan, NodePlan, Plan, ProbePlan, ProducerPlan,
+    TimedFault, TopicPlan, TurnCost, Workload,
 };
 use crate::{
     dice::{Chance, Dice},
-    disk::{
-        PowerMode,
-        queue::{Boundary, DiskSpeed},
-    },
+    disk::{PowerMode, queue::DiskSpeed},
     network::{Delay, PathQuality, SocketLimits},
     time::Span,
 };
@@ -253,19 +250,27 @@ fn draw_fault(kind: Kind, dice: &mut Dice, sites: &Sites, left: Span) -> Option<
                 down: short,
             }
         }
-        Kind::Aimed => Fault::Aimed {
-            node,
-            boundary: *dice.pick(&[
-                Boundary::WalWritten,
-                Boundary::WalWritten,
-                Boundary::WalSynced,
-                Boundary::OtherDone,
-            ]),
-            count: u32::try_from(dice.range(1, 20)).expect("few"),
-            kind: if dice.below(4) == 0 { CrashKind::Process } else { CrashKind::Power },
-            down: short,
-            within: Span::seconds(5).min(left - short),
-        },
+        Kind::Aimed => {
+            let moments = [
+                Moment::WalWritten,
+                Moment::WalWritten,
+                Moment::WalSynced,
+                Moment::VoteWritten,
+                Moment::VoteSynced,
+                Moment::OtherDone,
+            ];
+            let moment = *dice.pick(&moments);
+            let is_vote = matches!(moment, Moment::VoteWritten | Moment::VoteSynced);
+            Fault::Aimed {
+                node,
+                moment,
+                // Votes are rare: the next one it is, and it may take a while.
+                count: if is_vote { 1 } else { u32::try_from(dice.range(1, 20)).expect("few") },
+                kind: if dice.below(4) == 0 { CrashKind::Process } else { CrashKind::Power },
+                down: short,
+                within: Span::seconds(if is_vote { 30 } else { 5 }).min(left - short),
+            }
+        }
         Kind::Shutdown => Fault::Shutdown { node, down: short },
         Kind::Pause => Fault::Pause { node, lasting: long },
         Kind::SlowNode => Fault::SlowNode { node, factor: *dice.pick(&[10, 100, 1_000]), lasting: long },

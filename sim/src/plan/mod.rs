@@ -9,10 +9,7 @@ mod text;
 
 use crate::{
     dice::Chance,
-    disk::{
-        PowerMode,
-        queue::{Boundary, DiskSpeed},
-    },
+    disk::{PowerMode, queue::DiskSpeed},
     network::{Delay, PathQuality, SocketLimits},
     time::Span,
 };
@@ -126,6 +123,21 @@ pub enum CrashKind {
     Power,
 }
 
+/// A moment around an operation of the disk, at which a crash is worth aiming.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Moment {
+    /// A write to a WAL file is done, and its sync is not.
+    WalWritten,
+    /// The sync of a WAL file is done, and the core does not know yet.
+    WalSynced,
+    /// As [`Moment::WalWritten`], of a write that records a new term or vote.
+    VoteWritten,
+    /// As [`Moment::WalSynced`], of a write that records a new term or vote.
+    VoteSynced,
+    /// Any other operation that changes the disk is done.
+    OtherDone,
+}
+
 /// One fault with its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -138,7 +150,7 @@ pub enum Fault {
     /// A node crashes at the `count`-th such moment of its disk from now on, if that comes `within` a time.
     Aimed {
         node: usize,
-        boundary: Boundary,
+        moment: Moment,
         count: u32,
         kind: CrashKind,
         down: Span,

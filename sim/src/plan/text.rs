@@ -3,16 +3,13 @@
 use std::{fmt, str::FromStr};
 
 use super::{
-    Configuration, ConsumerPlan, CrashKind, Fault, NetworkPlan, NodePlan, Plan, ProbePlan, ProducerPlan, TimedFault,
-    TopicPlan, TurnCost, Workload,
+    Configuration, ConsumerPlan, CrashKind, Fault, Moment, NetworkPlan, NodePlan, Plan, ProbePlan, ProducerPlan,
+    TimedFault, TopicPlan, TurnCost, Workload,
     fields::{Fields, LineError},
 };
 use crate::{
     dice::Chance,
-    disk::{
-        PowerMode,
-        queue::{Boundary, DiskSpeed},
-    },
+    disk::{PowerMode, queue::DiskSpeed},
     network::{PathQuality, SocketLimits},
     time::Span,
 };
@@ -104,10 +101,10 @@ impl fmt::Display for Fault {
                 let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
                 write!(f, "crash nodes={} kind={} down={down}", nodes.join(","), kind.name())
             }
-            Self::Aimed { node, boundary, count, kind, down, within } => write!(
+            Self::Aimed { node, moment, count, kind, down, within } => write!(
                 f,
-                "aimed node={node} boundary={} count={count} kind={} down={down} within={within}",
-                boundary.name(),
+                "aimed node={node} moment={} count={count} kind={} down={down} within={within}",
+                moment.name(),
                 kind.name()
             ),
             Self::Shutdown { node, down } => write!(f, "shutdown node={node} down={down}"),
@@ -141,17 +138,21 @@ impl CrashKind {
     }
 }
 
-impl Boundary {
+impl Moment {
+    const ALL: [Self; 5] = [Self::WalWritten, Self::WalSynced, Self::VoteWritten, Self::VoteSynced, Self::OtherDone];
+
     fn name(self) -> &'static str {
         match self {
             Self::WalWritten => "wal-written",
             Self::WalSynced => "wal-synced",
+            Self::VoteWritten => "vote-written",
+            Self::VoteSynced => "vote-synced",
             Self::OtherDone => "other-done",
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::WalWritten, Self::WalSynced, Self::OtherDone].into_iter().find(|boundary| boundary.name() == text)
+        Self::ALL.into_iter().find(|moment| moment.name() == text)
     }
 }
 
@@ -184,7 +185,7 @@ fn fault<'a>(kind: &str, words: impl Iterator<Item = &'a str>) -> Result<Fault, 
         },
         "aimed" => Fault::Aimed {
             node: f.take("node")?,
-            boundary: f.take_with("boundary", Boundary::parse)?,
+            moment: f.take_with("moment", Moment::parse)?,
             count: f.take_with("count", |count| count.parse().ok().filter(|count| *count > 0))?,
             kind: f.take_with("kind", CrashKind::parse)?,
             down: f.take("down")?,

@@ -104,7 +104,9 @@ impl Reader {
             for told in &topic.partitions {
                 match self.kafka.partitions.find(&topic.topic, told.partition_index) {
                     Some(partition) => self.partition(now, partition, told, history),
-                    None => history.refuse(format!("{}: an answer names a partition nobody asked for", self.kafka.name)),
+                    None => {
+                        history.refuse(format!("{}: an answer names a partition nobody asked for", self.kafka.name));
+                    }
                 }
             }
         }

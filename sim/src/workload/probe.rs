@@ -56,11 +56,7 @@ impl Prober {
         let partition = Partition(self.kafka.dice.below(u64::from(self.kafka.partitions.count())) as u32);
         let Some(leader) = self.kafka.leader(partition) else { return };
         let (topic, index) = self.kafka.partitions.name(partition);
-        let asked = ListOffsetsPartition {
-            partition_index: index,
-            timestamp: LATEST_TIMESTAMP,
-            ..Default::default()
-        };
+        let asked = ListOffsetsPartition { partition_index: index, timestamp: LATEST_TIMESTAMP, ..Default::default() };
         let topics = vec![ListOffsetsTopic { name: topic.clone(), partitions: vec![asked] }];
         let request = ListOffsetsRequest { topics, ..Default::default() };
         let probe = history.probe(partition, now);

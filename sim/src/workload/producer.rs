@@ -87,8 +87,14 @@ impl Writer {
     pub(super) fn new(plan: &Plan, number: usize, producer: &ProducerPlan) -> Self {
         let mut dice = Dice::new(plan.seed, "producer", number, 0);
         let ProducerPlan { pause, value_bytes } = *producer;
-        let compressions =
-            [Compression::None, Compression::None, Compression::Lz4, Compression::Zstd, Compression::Snappy, Compression::Gzip];
+        let compressions = [
+            Compression::None,
+            Compression::None,
+            Compression::Lz4,
+            Compression::Zstd,
+            Compression::Snappy,
+            Compression::Gzip,
+        ];
         let partitions = Partitions::of(&plan.workload);
         Self {
             number: u32::try_from(number).expect("few producers"),
@@ -281,7 +287,8 @@ impl Client for Writer {
             self.identity_asked = true;
             self.identity_at = now + Span::milliseconds(200);
             let node = self.kafka.any_node();
-            let request = InitProducerIdRequest { transactional_id: None, transaction_timeout_ms: 0, ..Default::default() };
+            let request =
+                InitProducerIdRequest { transactional_id: None, transaction_timeout_ms: 0, ..Default::default() };
             self.kafka.request(now, node, &request, self.identity_version, What::Identity);
         }
         if self.identity.is_some() && now >= self.next_record_at {
@@ -311,7 +318,8 @@ impl Client for Writer {
 
     fn next_deadline(&self) -> Option<Instant> {
         let identity = (self.identity.is_none() && !self.identity_asked).then_some(self.identity_at);
-        let record = (self.identity.is_some() && !(self.healing && self.waiting().is_none())).then_some(self.next_record_at);
+        let record =
+            (self.identity.is_some() && !(self.healing && self.waiting().is_none())).then_some(self.next_record_at);
         let repeat = self
             .queues
             .values()

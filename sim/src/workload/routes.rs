@@ -69,7 +69,8 @@ impl Routes {
     }
 
     pub(super) fn request(partitions: &Partitions) -> MetadataRequest {
-        let topics = partitions.topics().map(|name| MetadataRequestTopic { name: Some(name.clone()), ..Default::default() });
+        let topics =
+            partitions.topics().map(|name| MetadataRequestTopic { name: Some(name.clone()), ..Default::default() });
         MetadataRequest { topics: Some(topics.collect()), allow_auto_topic_creation: false, ..Default::default() }
     }
 

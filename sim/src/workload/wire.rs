@@ -103,10 +103,7 @@ impl<T> Wire<T> {
                 let header = ResponseHeader::decode(&mut body, pending.api, pending.version)
                     .map_err(|error| format!("the header of an answer to {} is malformed: {error}", pending.api))?;
                 if header.correlation_id != pending.correlation {
-                    return Err(format!(
-                        "request {} was answered as {}",
-                        pending.correlation, header.correlation_id
-                    ));
+                    return Err(format!("request {} was answered as {}", pending.correlation, header.correlation_id));
                 }
                 heard.push(Heard::Answer { what: pending.what, version: pending.version, body });
                 Ok(())
@@ -169,7 +166,8 @@ impl<T> Wire<T> {
 
 /// Reads the whole body of an answer.
 pub(super) fn read<M: Message>(body: &mut Reader, version: i16) -> Result<M, String> {
-    let answer = M::decode(body, version).map_err(|error| format!("an answer to {} is malformed: {error}", M::API.name))?;
+    let answer =
+        M::decode(body, version).map_err(|error| format!("an answer to {} is malformed: {error}", M::API.name))?;
     body.finish().map_err(|error| format!("an answer to {} is malformed: {error}", M::API.name))?;
     Ok(answer)
 }

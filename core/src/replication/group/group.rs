@@ -84,8 +84,9 @@ impl Group {
             pre_vote: true,
             // Leases would rest on clocks.
             read_only_option: ReadOnlyOption::Safe,
-            // Followers learn the commit index with the next append or heartbeat: only leaders serve.
-            skip_bcast_commit: true,
+            // Followers learn the commit index with the next append or heartbeat, because only leaders serve. Of the
+            // metadata, though, every node reads its own replica.
+            skip_bcast_commit: start.group != GroupId::METADATA,
             // Merging would ignore the size limit of messages; proposals are batched before they come here.
             batch_append: false,
             priority: 0,

@@ -30,7 +30,7 @@ mod tests {
     use super::{super::story::*, *};
 
     #[test]
-    fn a_node_beyond_its_limits_is_caught() {
+    fn a_node_beyond_its_limits_caught_by() {
         let mut view = node(group());
         view.buffered_bytes = BUFFERED_BYTES_MAX;
         assert_eq!(BoundedMemory.look(0, &view), Ok(()));

@@ -67,7 +67,7 @@ mod tests {
     use crate::core::PartitionView;
 
     #[test]
-    fn each_step_back_is_caught() {
+    fn each_step_back_caught_by() {
         let back = [
             GroupView { term: Term(1), ..group() },
             GroupView { commit: LogIndex(9), applied: LogIndex(9), ..group() },

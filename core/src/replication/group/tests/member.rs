@@ -52,6 +52,7 @@ pub(super) struct AppliedEntry {
 
 pub(super) struct Member {
     pub(super) id: ReplicaId,
+    pub(super) group_id: GroupId,
     seed: u64,
     boots: u64,
     /// None while crashed or destroyed.
@@ -118,6 +119,7 @@ impl Member {
     fn with_image(id: ReplicaId, image: Image, seed: u64) -> Self {
         let mut member = Self {
             id,
+            group_id: GROUP,
             seed,
             boots: 0,
             group: None,
@@ -140,7 +142,7 @@ impl Member {
     }
 
     pub(super) fn start(&mut self) {
-        let (start, state) = self.disk.recover(GROUP);
+        let (start, state) = self.disk.recover(self.group_id);
         self.start_from(start, state);
     }
 
