@@ -9,3 +9,4 @@ pub mod cluster;
 pub mod connection;
 pub mod io;
 pub mod metadata;
+pub mod producer;
