@@ -150,7 +150,7 @@ pub enum DiskAction {
 }
 
 /// What a successful operation returns.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum DiskOutput {
     Done,
     Read(Bytes),

@@ -5,6 +5,8 @@
 //! simulator), which talks to [`shard::Shard`] through [`io::Input`] and [`io::Effects`] only.
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod broker;
 pub mod codec;
 pub mod command;
 pub mod config;
@@ -19,4 +21,6 @@ pub mod partition;
 pub mod replication;
 pub mod rng;
 pub mod session;
+pub mod shard;
+mod startup;
 pub mod time;

@@ -161,6 +161,12 @@ pub const FETCH_READ_BYTES: usize = 1 << 20;
 pub const PRODUCER_BATCHES: usize = 5;
 /// Producers remembered per partition.
 pub const PRODUCERS_MAX: usize = 100_000;
+/// Uncompressed records that a search by time may produce from one batch.
+pub const SEARCH_RECORDS_BYTES_MAX: usize = 128 << 20;
+/// Segment files written at a time.
+pub const SEGMENT_FILES_MAX: usize = 8;
+/// Applied batches that a partition keeps in memory for readers that follow, although they are on disk.
+pub const TAIL_KEEP_BYTES: usize = 256 << 10;
 /// Entries proposed to Raft at once.
 pub const PROPOSAL_ENTRIES_MAX: usize = 1024;
 /// Partitions in all fetch sessions of a node.

@@ -1,7 +1,7 @@
 //! The loop that all targets share: choose an input of the corpus, mutate it, run the target, report.
 //!
-//! There is no feedback from coverage, which stable Rust does not offer; instead the corpus holds a valid input for every shape, and the
-//! targets repair checksums, so that mutations reach the code behind them.
+//! There is no feedback from coverage, which stable Rust does not offer; instead the corpus holds a valid input for
+//! every shape, and the targets repair checksums, so that mutations reach the code behind them.
 
 #[path = "../../core/protocol/tests/support/counting.rs"]
 mod counting;
@@ -64,16 +64,13 @@ pub fn fuzz(name: &str, corpus: &str, target: impl Fn(&[u8])) -> ExitCode {
         return ExitCode::SUCCESS;
     }
 
-    let corpus: Vec<Vec<u8>> = corpus
-        .lines()
-        .filter(|line| !line.is_empty())
-        .map(from_hex)
-        .collect();
+    let corpus: Vec<Vec<u8>> = corpus.lines().filter(|line| !line.is_empty()).map(from_hex).collect();
     assert!(!corpus.is_empty(), "a corpus has at least one input");
     for input in &corpus {
         target(input);
     }
     let mut random = Random::new(arguments.seed);
+    #[allow(clippy::disallowed_methods, reason = "a fuzzer runs for a time; its inputs do not depend on the clock")]
     let start = Instant::now();
     let mut executions = 0u64;
     while start.elapsed() < Duration::from_secs(arguments.seconds) {
@@ -87,27 +84,16 @@ pub fn fuzz(name: &str, corpus: &str, target: impl Fn(&[u8])) -> ExitCode {
         }
     }
     let rate = executions as f64 / start.elapsed().as_secs_f64();
-    println!(
-        "{name}: {executions} executions, {rate:.0} per second, seed {}",
-        arguments.seed
-    );
+    println!("{name}: {executions} executions, {rate:.0} per second, seed {}", arguments.seed);
     ExitCode::SUCCESS
 }
 
 fn arguments() -> Result<Arguments, String> {
-    let mut arguments = Arguments {
-        seconds: 10,
-        seed: 1,
-        input: None,
-    };
+    let mut arguments = Arguments { seconds: 10, seed: 1, input: None };
     let mut rest = std::env::args().skip(1);
     while let Some(flag) = rest.next() {
         let value = rest.next().ok_or(format!("{flag} needs a value"))?;
-        let number = || {
-            value
-                .parse()
-                .map_err(|_| format!("{flag} needs a number, not {value}"))
-        };
+        let number = || value.parse().map_err(|_| format!("{flag} needs a number, not {value}"));
         match flag.as_str() {
             "--seconds" => arguments.seconds = number()?,
             "--seed" => arguments.seed = number()?,
@@ -132,8 +118,7 @@ fn report(name: &str, seed: u64, execution: u64, input: &[u8]) -> ExitCode {
 }
 
 fn from_hex(line: &str) -> Vec<u8> {
-    let digit =
-        |at: usize| u8::from_str_radix(&line[at..at + 2], 16).expect("the corpus is hexadecimal");
+    let digit = |at: usize| u8::from_str_radix(&line[at..at + 2], 16).expect("the corpus is hexadecimal");
     (0..line.len()).step_by(2).map(digit).collect()
 }
 
@@ -166,10 +151,7 @@ fn mutated(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
                 let count = with.len().min(input.len() - at);
                 input[at..at + count].copy_from_slice(&with[..count]);
             }
-            3 => drop(input.splice(
-                at..at,
-                INTERESTING[random.below(INTERESTING.len())].iter().copied(),
-            )),
+            3 => drop(input.splice(at..at, INTERESTING[random.below(INTERESTING.len())].iter().copied())),
             4 => drop(input.drain(at..end)),
             5 => {
                 let copy = input[at..end].to_vec();
@@ -182,8 +164,21 @@ fn mutated(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
                 let count = random.below(64).min(other.len() - from);
                 drop(input.splice(at..at, other[from..from + count].iter().copied()));
             }
+            7 if random.below(8) == 0 => drop(input.splice(at..at, run(random))),
             _ => input.truncate(at.max(input.len() / 2)),
         }
     }
     input
+}
+
+/// A count, fixed or compact, and as many small elements: what takes most memory for its length.
+fn run(random: &mut Random) -> Vec<u8> {
+    let count = 1 << random.below(13);
+    let mut run = match random.below(2) {
+        0 => (count as u32).to_be_bytes().to_vec(),
+        _ => vec![(count + 1) as u8 & 0x7f | 0x80, ((count + 1) >> 7) as u8],
+    };
+    let element = vec![random.below(2) as u8; 1 + random.below(8)];
+    run.extend(element.repeat(count));
+    run
 }

@@ -1,37 +1,50 @@
 //! The one table of APIs: keys, names, versions, headers.
 //!
-//! To add an API: a line here, a file in [`crate::messages`], and the list of versions is complete everywhere: decoding, the ApiVersions
-//! answer, headers, tests and fuzzers. Kafka's rules for versions: KIP-35, KIP-482 (flexible), KIP-511 (ApiVersions), KIP-896 (minima).
+//! To add an API: a line here, a file in [`crate::messages`], and the list of versions is complete everywhere:
+//! decoding, the ApiVersions answer, headers, tests and fuzzers. Kafka's rules for versions: KIP-35, KIP-482
+//! (flexible), KIP-511 (ApiVersions), KIP-896 (minima).
 
 use std::fmt;
 
 use crate::schema::Versions;
 
-/// Calls `$callback!` with the table. `supported` versions can be decoded and encoded; `advertised` ones are told to clients. They differ
-/// where clients in use switch features off when a range starts too high, and the request itself is then refused.
+/// Calls `$callback!` with the table. `supported` versions can be decoded and encoded; `advertised` ones are told to
+/// clients. They differ where clients in use switch features off when a range starts too high, and the request itself
+/// is then refused.
 macro_rules! with_api_table {
     ($callback:ident) => {
         $callback! {
             // librdkafka silently turns compression off when 0 is missing (KAFKA-18659).
-            Produce = 0, produce::{ProduceRequest, ProduceResponse}, supported 3..=11, advertised from 0, flexible from 9;
-            Fetch = 1, fetch::{FetchRequest, FetchResponse}, supported 4..=12, advertised from 4, flexible from 12;
-            ListOffsets = 2, list_offsets::{ListOffsetsRequest, ListOffsetsResponse}, supported 1..=8, advertised from 1, flexible from 6;
-            Metadata = 3, metadata::{MetadataRequest, MetadataResponse}, supported 0..=12, advertised from 0, flexible from 9;
-            FindCoordinator = 10, find_coordinator::{FindCoordinatorRequest, FindCoordinatorResponse}, supported 0..=4, advertised from 0, flexible from 3;
-            ApiVersions = 18, api_versions::{ApiVersionsRequest, ApiVersionsResponse}, supported 0..=4, advertised from 0, flexible from 3;
-            CreateTopics = 19, create_topics::{CreateTopicsRequest, CreateTopicsResponse}, supported 2..=7, advertised from 2, flexible from 5;
-            DeleteTopics = 20, delete_topics::{DeleteTopicsRequest, DeleteTopicsResponse}, supported 1..=6, advertised from 1, flexible from 4;
-            InitProducerId = 22, init_producer_id::{InitProducerIdRequest, InitProducerIdResponse}, supported 0..=4, advertised from 0, flexible from 2;
-            DescribeConfigs = 32, describe_configs::{DescribeConfigsRequest, DescribeConfigsResponse}, supported 1..=4, advertised from 1, flexible from 4;
-            DescribeCluster = 60, describe_cluster::{DescribeClusterRequest, DescribeClusterResponse}, supported 0..=1, advertised from 0, flexible from 0;
+            Produce = 0, supported 3..=11, advertised from 0, flexible from 9,
+                produce::{ProduceRequest, ProduceResponse};
+            Fetch = 1, supported 4..=12, advertised from 4, flexible from 12,
+                fetch::{FetchRequest, FetchResponse};
+            ListOffsets = 2, supported 1..=8, advertised from 1, flexible from 6,
+                list_offsets::{ListOffsetsRequest, ListOffsetsResponse};
+            Metadata = 3, supported 0..=12, advertised from 0, flexible from 9,
+                metadata::{MetadataRequest, MetadataResponse};
+            FindCoordinator = 10, supported 0..=4, advertised from 0, flexible from 3,
+                find_coordinator::{FindCoordinatorRequest, FindCoordinatorResponse};
+            ApiVersions = 18, supported 0..=4, advertised from 0, flexible from 3,
+                api_versions::{ApiVersionsRequest, ApiVersionsResponse};
+            CreateTopics = 19, supported 2..=7, advertised from 2, flexible from 5,
+                create_topics::{CreateTopicsRequest, CreateTopicsResponse};
+            DeleteTopics = 20, supported 1..=6, advertised from 1, flexible from 4,
+                delete_topics::{DeleteTopicsRequest, DeleteTopicsResponse};
+            InitProducerId = 22, supported 0..=4, advertised from 0, flexible from 2,
+                init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
+            DescribeConfigs = 32, supported 1..=4, advertised from 1, flexible from 4,
+                describe_configs::{DescribeConfigsRequest, DescribeConfigsResponse};
+            DescribeCluster = 60, supported 0..=1, advertised from 0, flexible from 0,
+                describe_cluster::{DescribeClusterRequest, DescribeClusterResponse};
         }
     };
 }
 pub(crate) use with_api_table;
 
 macro_rules! declare_api_keys {
-    ($($name:ident = $key:literal, $module:ident::{$request:ident, $response:ident},
-        supported $min:literal ..= $max:literal, advertised from $advertised:literal, flexible from $flexible:literal;)*) => {
+    ($($name:ident = $key:literal, supported $min:literal ..= $max:literal, advertised from $advertised:literal,
+        flexible from $flexible:literal, $module:ident::{$request:ident, $response:ident};)*) => {
         /// The APIs that Kauri speaks.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(i16)]
@@ -117,15 +130,11 @@ impl Api {
         if self.is_flexible(version) { 2 } else { 1 }
     }
 
-    /// Version of the header in front of a response of `version`. ApiVersions always answers with the oldest one, because the client does
-    /// not know yet what this broker understands (KIP-511).
+    /// Version of the header in front of a response of `version`. ApiVersions always answers with the oldest one,
+    /// because the client does not know yet what this broker understands (KIP-511).
     #[must_use]
     pub const fn response_header_version(&self, version: i16) -> i16 {
-        if self.is_flexible(version) && !matches!(self.key, ApiKey::ApiVersions) {
-            1
-        } else {
-            0
-        }
+        if self.is_flexible(version) && !matches!(self.key, ApiKey::ApiVersions) { 1 } else { 0 }
     }
 }
 

@@ -1,18 +1,27 @@
 //! The macros in which messages are declared.
 //!
-//! A field reads `name: Type [versions, attributes] = default,` where versions are `3..` or `8..=10` and the attributes, in this order,
-//! are `null 1..` (versions in which an `Option` may be `None`; all if absent), `tag 0` and `ignorable`. The default is that of the type
-//! if none is given. Which versions a message has, and from which on it is flexible, is said once, in the table of [`crate::api`].
+//! A field reads `name: Type [versions, attributes] = default,` where versions are `3..` or `8..=10` and the
+//! attributes, in this order, are `null 1..` (versions in which an `Option` may be `None`; all if absent), `tag 0` and
+//! `ignorable`. The default is that of the type if none is given. Which versions a message has, and from which on it is
+//! flexible, is said once, in the table of [`crate::api`].
 
 /// Turns `[0.., null 1.., tag 0, ignorable]` into a [`crate::schema::Presence`].
 macro_rules! presence {
     (@ $built:expr;) => { $built };
-    (@ $built:expr; , null $min:literal .. $($rest:tt)*) => { presence!(@ $built.nullable($min, i16::MAX); $($rest)*) };
-    (@ $built:expr; , null $min:literal ..= $max:literal $($rest:tt)*) => { presence!(@ $built.nullable($min, $max); $($rest)*) };
+    (@ $built:expr; , null $min:literal .. $($rest:tt)*) => {
+        presence!(@ $built.nullable($min, i16::MAX); $($rest)*)
+    };
+    (@ $built:expr; , null $min:literal ..= $max:literal $($rest:tt)*) => {
+        presence!(@ $built.nullable($min, $max); $($rest)*)
+    };
     (@ $built:expr; , tag $tag:literal $($rest:tt)*) => { presence!(@ $built.tag($tag); $($rest)*) };
     (@ $built:expr; , ignorable $($rest:tt)*) => { presence!(@ $built.ignorable(); $($rest)*) };
-    ($min:literal .. $($rest:tt)*) => { presence!(@ $crate::schema::Presence::new($min, i16::MAX); $($rest)*) };
-    ($min:literal ..= $max:literal $($rest:tt)*) => { presence!(@ $crate::schema::Presence::new($min, $max); $($rest)*) };
+    ($min:literal .. $($rest:tt)*) => {
+        presence!(@ $crate::schema::Presence::new($min, i16::MAX); $($rest)*)
+    };
+    ($min:literal ..= $max:literal $($rest:tt)*) => {
+        presence!(@ $crate::schema::Presence::new($min, $max); $($rest)*)
+    };
 }
 
 macro_rules! default_value {

@@ -1,10 +1,11 @@
 //! Cuts the bytes of a connection into frames: four bytes of length, then as many bytes.
 //!
-//! Pure: whoever reads the socket asks where to put bytes, says how many arrived, and takes out whole frames. Small frames share a read
-//! buffer of at most 64 KiB. A large frame gets an allocation of its own, filled in place, so that its payload is never copied.
+//! Pure: whoever reads the socket asks where to put bytes, says how many arrived, and takes out whole frames. Small
+//! frames share a read buffer of at most 64 KiB. A large frame gets an allocation of its own, filled in place, so that
+//! its payload is never copied.
 //!
-//! Invariant: memory follows the bytes that arrived, not the length that was claimed. Nothing is known here of what a frame means, except
-//! that the API key of a request decides how long it may be.
+//! Invariant: memory follows the bytes that arrived, not the length that was claimed. Nothing is known here of what a
+//! frame means, except that the API key of a request decides how long it may be.
 
 use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
@@ -24,8 +25,7 @@ const SPARE_BYTES_MIN: usize = 1024;
 /// What a claimed length may allocate before a byte of it arrived.
 const LARGE_FRAME_BYTES_UP_FRONT: usize = 2 * 1024 * 1024;
 
-const _: () =
-    assert!(LENGTH_BYTES + SMALL_FRAME_BYTES_MAX + SPARE_BYTES_MIN <= READ_BUFFER_BYTES_MAX);
+const _: () = assert!(LENGTH_BYTES + SMALL_FRAME_BYTES_MAX + SPARE_BYTES_MIN <= READ_BUFFER_BYTES_MAX);
 
 /// How long a frame may be, length prefix excluded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,10 +33,7 @@ pub enum FrameLimits {
     /// The same for every frame: between peers, and for the responses that a client reads.
     Fixed { bytes_max: usize },
     /// For requests: only Produce carries payloads, so everything else is kept small.
-    ByApi {
-        produce_bytes_max: usize,
-        other_bytes_max: usize,
-    },
+    ByApi { produce_bytes_max: usize, other_bytes_max: usize },
 }
 
 /// The connection cannot be understood any further and must be closed.
@@ -50,8 +47,8 @@ pub enum FrameError {
 
 /// The splitter of one direction of one connection.
 ///
-/// The loop of a driver: fill the front of [`FrameSplitter::spare`], [`FrameSplitter::commit`] what was filled, then call
-/// [`FrameSplitter::next_frame`] until it returns `None`. The next `spare` must come after that.
+/// The loop of a driver: fill the front of [`FrameSplitter::spare`], [`FrameSplitter::commit`] what was filled, then
+/// call [`FrameSplitter::next_frame`] until it returns `None`. The next `spare` must come after that.
 #[derive(Debug)]
 pub struct FrameSplitter {
     limits: FrameLimits,
@@ -72,13 +69,7 @@ struct LargeFrame {
 impl FrameSplitter {
     #[must_use]
     pub fn new(limits: FrameLimits) -> Self {
-        Self {
-            limits,
-            buffer: BytesMut::new(),
-            filled: 0,
-            buffer_bytes_next: READ_BUFFER_BYTES_MIN,
-            large: None,
-        }
+        Self { limits, buffer: BytesMut::new(), filled: 0, buffer_bytes_next: READ_BUFFER_BYTES_MIN, large: None }
     }
 
     /// Changes the limits from the next frame on, as after authentication.
@@ -97,45 +88,17 @@ impl FrameSplitter {
         }
     }
 
-    fn make_room(&mut self) {
-        let waiting = match self.claimed_length() {
-            Some(length) => LENGTH_BYTES + usize::try_from(length).unwrap_or(0),
-            None => 0,
-        };
-        assert!(
-            waiting == 0 || waiting > self.filled,
-            "frames must be taken out before more bytes are read"
-        );
-        if self.buffer.len() - self.filled < SPARE_BYTES_MIN {
-            // A frame that is longer than the buffer moves out of it as soon as its length is accepted, in next_frame.
-            let mut buffer = BytesMut::zeroed(
-                self.buffer_bytes_next
-                    .max(waiting + SPARE_BYTES_MIN)
-                    .min(READ_BUFFER_BYTES_MAX),
-            );
-            buffer[..self.filled].copy_from_slice(&self.buffer[..self.filled]);
-            self.buffer = buffer;
-        }
-    }
-
     /// Takes note that the first `count` bytes of [`FrameSplitter::spare`] were received.
     pub fn commit(&mut self, count: usize) {
         if let Some(large) = &mut self.large {
             large.filled += count;
-            assert!(
-                large.filled <= large.bytes.len(),
-                "more bytes were received than there was room for"
-            );
+            assert!(large.filled <= large.bytes.len(), "more bytes were received than there was room for");
             return;
         }
         self.filled += count;
-        assert!(
-            self.filled <= self.buffer.len(),
-            "more bytes were received than there was room for"
-        );
+        assert!(self.filled <= self.buffer.len(), "more bytes were received than there was room for");
         if self.filled == self.buffer.len() {
-            self.buffer_bytes_next =
-                (self.buffer.len() * 2).clamp(READ_BUFFER_BYTES_MIN, READ_BUFFER_BYTES_MAX);
+            self.buffer_bytes_next = (self.buffer.len() * 2).clamp(READ_BUFFER_BYTES_MIN, READ_BUFFER_BYTES_MAX);
         } else if count < self.buffer_bytes_next / 8 {
             self.buffer_bytes_next = (self.buffer_bytes_next / 2).max(READ_BUFFER_BYTES_MIN);
         }
@@ -161,17 +124,15 @@ impl FrameSplitter {
             return Ok(Some(self.buffer.split_to(length).freeze()));
         }
         if length > SMALL_FRAME_BYTES_MAX {
-            self.large = Some(LargeFrame::new(
-                length,
-                &self.buffer[LENGTH_BYTES..self.filled],
-            ));
+            self.large = Some(LargeFrame::new(length, &self.buffer[LENGTH_BYTES..self.filled]));
             self.buffer.advance(self.filled);
             self.filled = 0;
         }
         Ok(None)
     }
 
-    /// Puts `chunk` through the splitter and appends the frames that it completes: the driver's loop, for those who hold bytes already.
+    /// Puts `chunk` through the splitter and appends the frames that it completes: the driver's loop, for those who
+    /// hold bytes already.
     pub fn push(&mut self, mut chunk: &[u8], frames: &mut Vec<Bytes>) -> Result<(), FrameError> {
         while !chunk.is_empty() {
             let spare = self.spare();
@@ -189,11 +150,7 @@ impl FrameSplitter {
     /// Memory held for bytes that are not handed out yet.
     #[must_use]
     pub fn allocated_bytes(&self) -> usize {
-        self.buffer.capacity()
-            + self
-                .large
-                .as_ref()
-                .map_or(0, |large| large.bytes.capacity())
+        self.buffer.capacity() + self.large.as_ref().map_or(0, |large| large.bytes.capacity())
     }
 
     /// Whether no part of a frame is waiting.
@@ -210,6 +167,21 @@ impl FrameSplitter {
         }
     }
 
+    fn make_room(&mut self) {
+        let waiting = match self.claimed_length() {
+            Some(length) => LENGTH_BYTES + usize::try_from(length).unwrap_or(0),
+            None => 0,
+        };
+        assert!(waiting == 0 || waiting > self.filled, "frames must be taken out before more bytes are read");
+        if self.buffer.len() - self.filled < SPARE_BYTES_MIN {
+            // A frame that is longer than the buffer moves out of it as soon as its length is accepted, in next_frame.
+            let mut buffer =
+                BytesMut::zeroed(self.buffer_bytes_next.max(waiting + SPARE_BYTES_MIN).min(READ_BUFFER_BYTES_MAX));
+            buffer[..self.filled].copy_from_slice(&self.buffer[..self.filled]);
+            self.buffer = buffer;
+        }
+    }
+
     fn claimed_length(&self) -> Option<i32> {
         let prefix = self.buffer[..self.filled].first_chunk()?;
         Some(i32::from_be_bytes(*prefix))
@@ -220,22 +192,15 @@ impl FrameSplitter {
         let length = usize::try_from(length).map_err(|_| FrameError::NegativeLength { length })?;
         let bytes_max = match self.limits {
             FrameLimits::Fixed { bytes_max } => bytes_max,
-            FrameLimits::ByApi {
-                other_bytes_max, ..
-            } if length <= other_bytes_max => other_bytes_max,
-            FrameLimits::ByApi {
-                produce_bytes_max, ..
-            } if length > produce_bytes_max => produce_bytes_max,
-            FrameLimits::ByApi {
-                produce_bytes_max,
-                other_bytes_max,
-            } => match self.buffer[LENGTH_BYTES..self.filled].first_chunk::<API_KEY_BYTES>() {
-                None => return Ok(None),
-                Some(key) if i16::from_be_bytes(*key) == i16::from(ApiKey::Produce) => {
-                    produce_bytes_max
+            FrameLimits::ByApi { other_bytes_max, .. } if length <= other_bytes_max => other_bytes_max,
+            FrameLimits::ByApi { produce_bytes_max, .. } if length > produce_bytes_max => produce_bytes_max,
+            FrameLimits::ByApi { produce_bytes_max, other_bytes_max } => {
+                match self.buffer[LENGTH_BYTES..self.filled].first_chunk::<API_KEY_BYTES>() {
+                    None => return Ok(None),
+                    Some(key) if i16::from_be_bytes(*key) == i16::from(ApiKey::Produce) => produce_bytes_max,
+                    Some(_) => other_bytes_max,
                 }
-                Some(_) => other_bytes_max,
-            },
+            }
         };
         if length > bytes_max {
             return Err(FrameError::TooLong { length, bytes_max });
@@ -248,11 +213,7 @@ impl LargeFrame {
     fn new(length: usize, received: &[u8]) -> Self {
         let mut bytes = vec![0; length.min(LARGE_FRAME_BYTES_UP_FRONT)];
         bytes[..received.len()].copy_from_slice(received);
-        Self {
-            length,
-            bytes,
-            filled: received.len(),
-        }
+        Self { length, bytes, filled: received.len() }
     }
 
     fn spare(&mut self) -> &mut [u8] {
@@ -271,10 +232,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: FrameLimits = FrameLimits::ByApi {
-        produce_bytes_max: 8 << 20,
-        other_bytes_max: 64 << 10,
-    };
+    const LIMITS: FrameLimits = FrameLimits::ByApi { produce_bytes_max: 8 << 20, other_bytes_max: 64 << 10 };
 
     fn framed(body: &[u8]) -> Vec<u8> {
         let mut bytes = (body.len() as u32).to_be_bytes().to_vec();
@@ -284,9 +242,7 @@ mod tests {
 
     fn frames_of(limits: FrameLimits, bytes: &[u8]) -> Result<Vec<Bytes>, FrameError> {
         let mut frames = Vec::new();
-        FrameSplitter::new(limits)
-            .push(bytes, &mut frames)
-            .map(|()| frames)
+        FrameSplitter::new(limits).push(bytes, &mut frames).map(|()| frames)
     }
 
     #[test]
@@ -304,24 +260,14 @@ mod tests {
     #[test]
     fn only_produce_may_be_long() {
         let length = 1 << 20;
-        let claim =
-            |api_key: u16| [&(length as u32).to_be_bytes()[..], &api_key.to_be_bytes()].concat();
+        let claim = |api_key: u16| [&(length as u32).to_be_bytes()[..], &api_key.to_be_bytes()].concat();
         assert_eq!(frames_of(LIMITS, &claim(0)), Ok(vec![]));
-        assert_eq!(
-            frames_of(LIMITS, &claim(3)),
-            Err(FrameError::TooLong {
-                length,
-                bytes_max: 64 << 10
-            })
-        );
+        assert_eq!(frames_of(LIMITS, &claim(3)), Err(FrameError::TooLong { length, bytes_max: 64 << 10 }));
         // Not decided before the key is there.
         assert_eq!(frames_of(LIMITS, &claim(3)[..5]), Ok(vec![]));
         assert_eq!(
             frames_of(LIMITS, &(9u32 << 20).to_be_bytes()),
-            Err(FrameError::TooLong {
-                length: 9 << 20,
-                bytes_max: 8 << 20
-            })
+            Err(FrameError::TooLong { length: 9 << 20, bytes_max: 8 << 20 })
         );
     }
 
@@ -336,9 +282,7 @@ mod tests {
     #[test]
     fn a_claimed_length_costs_no_more_than_the_first_step() {
         let mut splitter = FrameSplitter::new(FrameLimits::Fixed { bytes_max: 1 << 30 });
-        splitter
-            .push(&(1u32 << 30).to_be_bytes(), &mut Vec::new())
-            .unwrap();
+        splitter.push(&(1u32 << 30).to_be_bytes(), &mut Vec::new()).unwrap();
         assert!(splitter.allocated_bytes() <= LARGE_FRAME_BYTES_UP_FRONT + READ_BUFFER_BYTES_MAX);
         // Later steps at most double what has arrived.
         let arrived = vec![1; LARGE_FRAME_BYTES_UP_FRONT + 1];
@@ -348,29 +292,23 @@ mod tests {
 
     #[test]
     fn a_large_frame_is_filled_in_place() {
-        let mut splitter = FrameSplitter::new(LIMITS);
-        let mut head = framed(&vec![0; 1 << 20]);
-        head.truncate(100);
-        splitter.push(&head, &mut Vec::new()).unwrap();
-        let address = splitter.spare().as_ptr();
-        while splitter.next_frame().unwrap().is_none() {
-            // Nothing beyond the frame may be read into its allocation.
-            let count = splitter.spare().len();
-            splitter.commit(count);
-            if splitter
-                .large
-                .as_ref()
-                .is_none_or(|large| large.filled == large.length)
-            {
-                break;
-            }
-        }
-        let frame = splitter
-            .next_frame()
-            .unwrap()
-            .expect("all of it was committed");
-        assert_eq!(frame.len(), 1 << 20);
+        let body: Vec<u8> = (0..1 << 20).map(|index| index as u8).collect();
+        let stream = [framed(&body), framed(b"next")].concat();
+        let mut splitter = FrameSplitter::new(FrameLimits::Fixed { bytes_max: 8 << 20 });
+        splitter.push(&stream[..100], &mut Vec::new()).unwrap();
+
+        let spare = splitter.spare();
+        assert_eq!(spare.len(), body.len() - 96, "nothing behind the frame gets into its allocation");
+        spare.copy_from_slice(&body[96..]);
+        let address = spare.as_ptr();
+        splitter.commit(body.len() - 96);
+
+        let frame = splitter.next_frame().unwrap().expect("all of it was committed");
+        assert_eq!(frame, body);
         assert_eq!(frame[96..].as_ptr(), address);
+        let mut frames = Vec::new();
+        splitter.push(&stream[4 + body.len()..], &mut frames).unwrap();
+        assert_eq!(frames, [Bytes::from_static(b"next")]);
     }
 
     #[test]
@@ -380,9 +318,7 @@ mod tests {
         assert!(splitter.allocated_bytes() > 0);
         splitter.release_if_idle();
         assert_eq!(splitter.allocated_bytes(), 0);
-        splitter
-            .push(&framed(b"half")[..6], &mut Vec::new())
-            .unwrap();
+        splitter.push(&framed(b"half")[..6], &mut Vec::new()).unwrap();
         splitter.release_if_idle();
         assert!(!splitter.is_idle());
     }

@@ -1,7 +1,7 @@
 //! The headers in front of every request and response.
 //!
-//! A request header is version 2 if the request is flexible, else 1; its client id is never compact. Which version a response header has
-//! is decided by the table of APIs.
+//! A request header is version 2 if the request is flexible, else 1; its client id is never compact. Which version a
+//! response header has is decided by the table of APIs.
 
 use bytes::Bytes;
 
@@ -9,10 +9,7 @@ use crate::api::ApiKey;
 use crate::messages::{Message, RequestMessage};
 use crate::wire::{Context, DecodeError, EncodeError, Reader, Str, Wire, Writer};
 
-const NOT_FLEXIBLE: Context = Context {
-    version: 1,
-    flexible: false,
-};
+const NOT_FLEXIBLE: Context = Context { version: 1, flexible: false };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestHeader {
@@ -26,29 +23,21 @@ pub struct RequestHeader {
 impl RequestHeader {
     /// Reads the header and leaves `reader` at the body.
     ///
-    /// For an unknown version of ApiVersions only the first three fields are read, because nothing behind them is known; the caller
-    /// checks [`RequestHeader::version_is_supported`] before it reads a body. An unknown version of any other API is an error, to which
-    /// Kafka's answer is a closed connection.
+    /// For an unknown version of ApiVersions only the first three fields are read, because nothing behind them is
+    /// known; the caller checks [`RequestHeader::version_is_supported`] before it reads a body. An unknown version of
+    /// any other API is an error, to which Kafka's answer is a closed connection.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         let key = reader.i16()?;
         let api_version = reader.i16()?;
         let correlation_id = reader.i32()?;
-        let api_key = ApiKey::try_from(key)
-            .map_err(|unknown| DecodeError::UnknownApiKey { key: unknown.key })?;
+        let api_key = ApiKey::try_from(key).map_err(|unknown| DecodeError::UnknownApiKey { key: unknown.key })?;
         let api = api_key.api();
-        let mut header = Self {
-            api_key,
-            api_version,
-            correlation_id,
-            client_id: None,
-        };
+        let mut header = Self { api_key, api_version, correlation_id, client_id: None };
         if !header.version_is_supported() {
-            return match api_key {
-                ApiKey::ApiVersions => Ok(header),
-                _ => Err(DecodeError::UnsupportedVersion {
-                    api: api.name,
-                    version: api_version,
-                }),
+            return if api_key == ApiKey::ApiVersions {
+                Ok(header)
+            } else {
+                Err(DecodeError::UnsupportedVersion { api: api.name, version: api_version })
             };
         }
         header.client_id = Option::decode(reader, NOT_FLEXIBLE)?;
@@ -82,11 +71,7 @@ pub struct ResponseHeader {
 
 impl ResponseHeader {
     /// Reads the header of the response to a request of `api_version`.
-    pub fn decode(
-        reader: &mut Reader,
-        api_key: ApiKey,
-        api_version: i16,
-    ) -> Result<Self, DecodeError> {
+    pub fn decode(reader: &mut Reader, api_key: ApiKey, api_version: i16) -> Result<Self, DecodeError> {
         let correlation_id = reader.i32()?;
         if api_key.api().response_header_version(api_version) >= 1 {
             reader.tagged_fields(|_, _| Ok(false))?;
@@ -110,13 +95,7 @@ pub fn request_frame<M: RequestMessage>(
     client_id: Option<Str>,
 ) -> Result<Vec<Bytes>, EncodeError> {
     let mut writer = Writer::for_frame();
-    RequestHeader {
-        api_key: M::API.key,
-        api_version,
-        correlation_id,
-        client_id,
-    }
-    .encode(&mut writer)?;
+    RequestHeader { api_key: M::API.key, api_version, correlation_id, client_id }.encode(&mut writer)?;
     request.encode(&mut writer, api_version)?;
     writer.into_frame()
 }
@@ -153,33 +132,21 @@ mod tests {
     #[test]
     fn an_unknown_version_of_api_versions_is_read_as_far_as_it_is_known() {
         let (header, _) = decode(b"\0\x12\0\x63\0\0\0\x07\xff\xff\xff\xff").unwrap();
-        assert_eq!(
-            (header.api_key, header.api_version, header.correlation_id),
-            (ApiKey::ApiVersions, 99, 7)
-        );
+        assert_eq!((header.api_key, header.api_version, header.correlation_id), (ApiKey::ApiVersions, 99, 7));
         assert!(!header.version_is_supported());
     }
 
     #[test]
     fn unknown_keys_and_versions_are_refused() {
-        assert_eq!(
-            decode(b"\x03\xe8\0\0\0\0\0\x07\xff\xff"),
-            Err(DecodeError::UnknownApiKey { key: 1000 })
-        );
+        assert_eq!(decode(b"\x03\xe8\0\0\0\0\0\x07\xff\xff"), Err(DecodeError::UnknownApiKey { key: 1000 }));
         assert_eq!(
             decode(b"\0\x03\0\x63\0\0\0\x07\xff\xff"),
-            Err(DecodeError::UnsupportedVersion {
-                api: "Metadata",
-                version: 99
-            })
+            Err(DecodeError::UnsupportedVersion { api: "Metadata", version: 99 })
         );
         // Advertised for the sake of librdkafka, but refused.
         assert_eq!(
             decode(b"\0\0\0\x02\0\0\0\x07\xff\xff"),
-            Err(DecodeError::UnsupportedVersion {
-                api: "Produce",
-                version: 2
-            })
+            Err(DecodeError::UnsupportedVersion { api: "Produce", version: 2 })
         );
     }
 

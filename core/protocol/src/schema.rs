@@ -1,7 +1,8 @@
 //! A description of every message as data: which fields, of which type, in which versions.
 //!
-//! The declarations in [`crate::messages`] produce it beside the code that encodes and decodes, so it cannot disagree with them. Tests and
-//! fuzzers generate messages from it, and tools print it. Nothing on the path of a request reads it.
+//! The declarations in [`crate::messages`] produce it beside the code that encodes and decodes, so it cannot disagree
+//! with them. Tests and fuzzers generate messages from it, and tools print it. Nothing on the path of a request reads
+//! it.
 
 /// An inclusive range of versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,10 +12,7 @@ pub struct Versions {
 }
 
 impl Versions {
-    pub const ALL: Self = Self {
-        min: 0,
-        max: i16::MAX,
-    };
+    pub const ALL: Self = Self { min: 0, max: i16::MAX };
     pub const NONE: Self = Self { min: 0, max: -1 };
 
     #[inline]
@@ -32,43 +30,30 @@ pub struct Presence {
     pub nullable: Versions,
     /// `Some` if the field is in the section of tagged fields (KIP-482), and only when it differs from its default.
     pub tag: Option<u32>,
-    /// Whether a value other than the default is silently left out of versions that do not have the field. If not, it is an error.
+    /// Whether a value other than the default is silently left out of versions that do not have the field. If not, it
+    /// is an error.
     pub ignorable: bool,
 }
 
 impl Presence {
     #[must_use]
     pub const fn new(min: i16, max: i16) -> Self {
-        Self {
-            versions: Versions { min, max },
-            nullable: Versions::ALL,
-            tag: None,
-            ignorable: false,
-        }
+        Self { versions: Versions { min, max }, nullable: Versions::ALL, tag: None, ignorable: false }
     }
 
     #[must_use]
     pub const fn nullable(self, min: i16, max: i16) -> Self {
-        Self {
-            nullable: Versions { min, max },
-            ..self
-        }
+        Self { nullable: Versions { min, max }, ..self }
     }
 
     #[must_use]
     pub const fn tag(self, tag: u32) -> Self {
-        Self {
-            tag: Some(tag),
-            ..self
-        }
+        Self { tag: Some(tag), ..self }
     }
 
     #[must_use]
     pub const fn ignorable(self) -> Self {
-        Self {
-            ignorable: true,
-            ..self
-        }
+        Self { ignorable: true, ..self }
     }
 }
 
@@ -83,16 +68,9 @@ pub enum Type {
     Int64,
     Float64,
     Uuid,
-    String {
-        nullable: bool,
-    },
-    Bytes {
-        nullable: bool,
-    },
-    Array {
-        element: &'static Self,
-        nullable: bool,
-    },
+    String { nullable: bool },
+    Bytes { nullable: bool },
+    Array { element: &'static Self, nullable: bool },
     Struct(&'static Struct),
 }
 

@@ -13,24 +13,16 @@ use kauri_protocol::messages::produce::{
     PartitionProduceData, PartitionProduceResponse, TopicProduceData, TopicProduceResponse,
 };
 use kauri_protocol::messages::{
-    ApiVersionsResponse, FetchResponse, MetadataRequest, MetadataResponse, ProduceRequest,
-    ProduceResponse, Request,
+    ApiVersionsResponse, FetchResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, Request,
 };
 use kauri_protocol::records::{BatchView, Compression};
 use kauri_protocol::{ApiKey, ErrorCode, Message, Reader, RequestHeader, Str, Uuid, Writer};
 
 /// Bytes from hexadecimal digits; blanks and everything behind a `|` are for the reader.
 fn bytes(text: &str) -> Bytes {
-    let digits: String = text
-        .lines()
-        .flat_map(|line| line.split('|').next())
-        .collect::<String>()
-        .split_whitespace()
-        .collect();
-    (0..digits.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
-        .collect()
+    let digits: String =
+        text.lines().flat_map(|line| line.split('|').next()).collect::<String>().split_whitespace().collect();
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
 }
 
 fn check_requests_of(client: &str, capture: &str, compressions: &[Compression]) {
@@ -40,19 +32,9 @@ fn check_requests_of(client: &str, capture: &str, compressions: &[Compression]) 
         let frame = bytes(frame);
         let mut reader = Reader::new(frame.clone());
         let header = RequestHeader::decode(&mut reader).unwrap();
-        assert_eq!(
-            (
-                header.api_key.api().name,
-                header.api_version.to_string().as_str()
-            ),
-            (api, version)
-        );
+        assert_eq!((header.api_key.api().name, header.api_version.to_string().as_str()), (api, version));
         if !header.version_is_supported() {
-            assert_eq!(
-                header.api_key,
-                ApiKey::ApiVersions,
-                "only this one is answered in a version we do not know"
-            );
+            assert_eq!(header.api_key, ApiKey::ApiVersions, "only this one is answered in a version we do not know");
             continue;
         }
         let request = Request::decode(header.api_key, &mut reader, header.api_version).unwrap();
@@ -61,36 +43,19 @@ fn check_requests_of(client: &str, capture: &str, compressions: &[Compression]) 
         let mut writer = Writer::new();
         header.encode(&mut writer).unwrap();
         request.encode(&mut writer, header.api_version).unwrap();
-        assert_eq!(
-            writer.into_bytes(),
-            frame,
-            "{client}: {header:?} {request:?}"
-        );
+        assert_eq!(writer.into_bytes(), frame, "{client}: {header:?} {request:?}");
 
         if let Request::Produce(produce) = request {
             assert_eq!(produce.topic_data[0].name, "golden");
-            let batch = BatchView::new(
-                produce.topic_data[0].partition_data[0]
-                    .records
-                    .clone()
-                    .unwrap(),
-            )
-            .unwrap();
+            let batch = BatchView::new(produce.topic_data[0].partition_data[0].records.clone().unwrap()).unwrap();
             batch.validate_crc().unwrap();
             assert!(batch.header().is_dense());
-            let records: Vec<_> = batch
-                .records(10_000)
-                .unwrap()
-                .collect::<Result<_, _>>()
-                .unwrap();
+            let records: Vec<_> = batch.records(10_000).unwrap().collect::<Result<_, _>>().unwrap();
             assert_eq!(records.len(), 1);
             assert_eq!(records[0].timestamp, batch.header().base_timestamp);
             if records[0].key.as_deref() == Some(b"key") {
                 let headers: Vec<_> = records[0].headers.iter().map(|header| header.key).collect();
-                assert!(
-                    headers == ["h", "h"] || headers == ["a", "a"],
-                    "{headers:?}"
-                );
+                assert!(headers == ["h", "h"] || headers == ["a", "a"], "{headers:?}");
             }
             seen.insert(batch.header().attributes.compression().unwrap());
         }
@@ -117,45 +82,21 @@ fn requests_of_confluent_kafka() {
 #[test]
 fn requests_of_franz_go() {
     // It leaves a batch alone that gzip would not make smaller.
-    let compressions = [
-        Compression::None,
-        Compression::Snappy,
-        Compression::Lz4,
-        Compression::Zstd,
-    ];
-    check_requests_of(
-        "franz-go",
-        include_str!("golden/franz-go.txt"),
-        &compressions,
-    );
+    let compressions = [Compression::None, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+    check_requests_of("franz-go", include_str!("golden/franz-go.txt"), &compressions);
 }
 
 #[test]
 fn requests_of_kafka_python() {
     let compressions = [Compression::None, Compression::Gzip, Compression::Lz4];
-    check_requests_of(
-        "kafka-python",
-        include_str!("golden/kafka-python.txt"),
-        &compressions,
-    );
+    check_requests_of("kafka-python", include_str!("golden/kafka-python.txt"), &compressions);
 }
 
-fn check_response<M: Message + std::fmt::Debug + PartialEq>(
-    message: &M,
-    version: i16,
-    golden: &str,
-) {
+fn check_response<M: Message + std::fmt::Debug + PartialEq>(message: &M, version: i16, golden: &str) {
     let golden = bytes(golden);
-    assert_eq!(
-        response_frame(message, version, 7).unwrap().concat(),
-        golden
-    );
+    assert_eq!(response_frame(message, version, 7).unwrap().concat(), golden);
     // Length, correlation id, and the tags of a flexible header.
-    let header = if M::API.response_header_version(version) == 0 {
-        8
-    } else {
-        9
-    };
+    let header = if M::API.response_header_version(version) == 0 { 8 } else { 9 };
     let mut reader = Reader::new(golden.slice(header..));
     assert_eq!(&M::decode(&mut reader, version).unwrap(), message);
     reader.finish().unwrap();
@@ -165,11 +106,7 @@ fn check_response<M: Message + std::fmt::Debug + PartialEq>(
 fn the_answer_to_an_unknown_version_of_api_versions() {
     let answer = ApiVersionsResponse {
         error_code: ErrorCode::UnsupportedVersion,
-        api_keys: vec![ApiVersion {
-            api_key: 18,
-            min_version: 0,
-            max_version: 4,
-        }],
+        api_keys: vec![ApiVersion { api_key: 18, min_version: 0, max_version: 4 }],
         ..ApiVersionsResponse::default()
     };
     let golden = "
@@ -182,16 +119,8 @@ fn the_answer_to_an_unknown_version_of_api_versions() {
 #[test]
 fn an_answer_with_tagged_fields() {
     let answer = ApiVersionsResponse {
-        api_keys: vec![ApiVersion {
-            api_key: 0,
-            min_version: 0,
-            max_version: 11,
-        }],
-        supported_features: vec![SupportedFeatureKey {
-            name: "a".into(),
-            min_version: 0,
-            max_version: 1,
-        }],
+        api_keys: vec![ApiVersion { api_key: 0, min_version: 0, max_version: 11 }],
+        supported_features: vec![SupportedFeatureKey { name: "a".into(), min_version: 0, max_version: 1 }],
         finalized_features_epoch: 5,
         ..ApiVersionsResponse::default()
     };
@@ -208,12 +137,7 @@ fn an_answer_with_tagged_fields() {
 
 fn metadata_answer() -> MetadataResponse {
     MetadataResponse {
-        brokers: vec![MetadataResponseBroker {
-            node_id: 1,
-            host: "h".into(),
-            port: 9092,
-            rack: None,
-        }],
+        brokers: vec![MetadataResponseBroker { node_id: 1, host: "h".into(), port: 9092, rack: None }],
         controller_id: 1,
         topics: vec![MetadataResponseTopic {
             name: Some("t".into()),
@@ -267,10 +191,7 @@ fn a_produce_request_and_its_refusal() {
         timeout_ms: 1000,
         topic_data: vec![TopicProduceData {
             name: "t".into(),
-            partition_data: vec![PartitionProduceData {
-                index: 2,
-                records: Some(Bytes::from_static(b"abc")),
-            }],
+            partition_data: vec![PartitionProduceData { index: 2, records: Some(Bytes::from_static(b"abc")) }],
         }],
         ..ProduceRequest::default()
     };
@@ -281,12 +202,7 @@ fn a_produce_request_and_its_refusal() {
         00000001 0001 74 00000001 00000002      | topic t, partition 2
         00000003 616263",
     );
-    assert_eq!(
-        request_frame(&request, 3, 7, Some(Str::from("c")))
-            .unwrap()
-            .concat(),
-        golden
-    );
+    assert_eq!(request_frame(&request, 3, 7, Some(Str::from("c"))).unwrap().concat(), golden);
 
     let refusal = ProduceResponse {
         responses: vec![TopicProduceResponse {
@@ -295,10 +211,7 @@ fn a_produce_request_and_its_refusal() {
                 index: 2,
                 error_code: ErrorCode::NotLeaderOrFollower,
                 base_offset: -1,
-                current_leader: LeaderIdAndEpoch {
-                    leader_id: 3,
-                    leader_epoch: 8,
-                },
+                current_leader: LeaderIdAndEpoch { leader_id: 3, leader_epoch: 8 },
                 ..PartitionProduceResponse::default()
             }],
         }],
@@ -318,13 +231,8 @@ fn a_produce_request_and_its_refusal() {
 fn asking_for_all_topics_and_for_none() {
     let encode = |topics: Option<Vec<MetadataRequestTopic>>, version| {
         let mut writer = Writer::new();
-        let request = MetadataRequest {
-            topics,
-            ..MetadataRequest::default()
-        };
-        request
-            .encode(&mut writer, version)
-            .map(|()| writer.into_bytes())
+        let request = MetadataRequest { topics, ..MetadataRequest::default() };
+        request.encode(&mut writer, version).map(|()| writer.into_bytes())
     };
     assert_eq!(encode(None, 1), Ok(bytes("ffffffff")));
     assert_eq!(encode(Some(Vec::new()), 1), Ok(bytes("00000000")));
@@ -334,14 +242,6 @@ fn asking_for_all_topics_and_for_none() {
 
 #[test]
 fn an_empty_fetch_answer() {
-    check_response(
-        &FetchResponse::default(),
-        4,
-        "0000000c 00000007 00000000 00000000",
-    );
-    check_response(
-        &FetchResponse::default(),
-        12,
-        "00000011 00000007 00 00000000 0000 00000000 01 00",
-    );
+    check_response(&FetchResponse::default(), 4, "0000000c 00000007 00000000 00000000");
+    check_response(&FetchResponse::default(), 12, "00000011 00000007 00 00000000 0000 00000000 01 00");
 }

@@ -1,4 +1,5 @@
-//! Messages that lie. Whatever arrives, decoding returns, does not panic, and takes memory in proportion to the bytes that arrived.
+//! Messages that lie. Whatever arrives, decoding returns, does not panic, and takes memory in proportion to the bytes
+//! that arrived.
 //!
 //! An allocator that counts is the witness: it measures the peak per thread, so tests do not disturb each other.
 
@@ -66,41 +67,20 @@ fn valid(api: &Api, direction: Direction, version: i16, random: &mut Random) -> 
         Direction::Response => Response::schema(api.key),
     };
     let mut frame = Vec::new();
-    write_struct(
-        &mut frame,
-        structure,
-        version,
-        api.is_flexible(version),
-        random,
-    );
+    write_struct(&mut frame, structure, version, api.is_flexible(version), random);
     frame
 }
 
 #[test]
 fn four_bytes_cannot_ask_for_two_billion_topics() {
     let decode = |bytes: &'static [u8], version| {
-        peak_of(|| {
-            MetadataRequest::decode(&mut Reader::new(Bytes::from_static(bytes)), version)
-                .unwrap_err()
-        })
+        peak_of(|| MetadataRequest::decode(&mut Reader::new(Bytes::from_static(bytes)), version).unwrap_err())
     };
     let (error, peak) = decode(&[0x7f, 0xff, 0xff, 0xff], 1);
-    assert_eq!(
-        error,
-        DecodeError::CountExceedsBytes {
-            count: i32::MAX as usize,
-            remaining: 0
-        }
-    );
+    assert_eq!(error, DecodeError::CountExceedsBytes { count: i32::MAX as usize, remaining: 0 });
     assert_eq!(peak, 0);
     let (error, peak) = decode(&[0xff, 0xff, 0xff, 0xff, 0x0f], 12);
-    assert_eq!(
-        error,
-        DecodeError::CountExceedsBytes {
-            count: u32::MAX as usize - 1,
-            remaining: 0
-        }
-    );
+    assert_eq!(error, DecodeError::CountExceedsBytes { count: u32::MAX as usize - 1, remaining: 0 });
     assert_eq!(peak, 0);
 
     // The same deeper inside: null transactional id, acks, timeout, then topics.
@@ -120,16 +100,14 @@ fn a_well_formed_frame_of_tiny_elements_is_over_budget() {
     let frame = frame.into_bytes();
     let metadata = API_TABLE.iter().find(|api| api.name == "Metadata").unwrap();
     let Outcome { result, peak } = decode(metadata, Direction::Request, 9, &frame);
-    assert!(
-        matches!(result, Err(DecodeError::OverBudget { .. })),
-        "{result:?}"
-    );
+    assert!(matches!(result, Err(DecodeError::OverBudget { .. })), "{result:?}");
     assert!(peak < 1024, "refused before anything was allocated");
 }
 
 #[test]
 fn zeros_behind_any_count_stay_within_the_allowance() {
-    // Zeros are empty strings, arrays and structures: the smallest elements there are. The count is put at every early position.
+    // Zeros are empty strings, arrays and structures: the smallest elements there are. The count is put at every early
+    // position.
     const ZEROS: usize = 4096;
     every_message(|api, direction, version| {
         for position in 0..24 {
@@ -156,11 +134,7 @@ fn a_frame_cut_anywhere_is_an_error() {
         assert_eq!(decode(api, direction, version, &frame).result, Ok(()));
         for length in 0..frame.len() {
             let result = decode(api, direction, version, &frame.slice(..length)).result;
-            assert!(
-                result.is_err(),
-                "{} {direction:?} version {version} cut at {length}",
-                api.name
-            );
+            assert!(result.is_err(), "{} {direction:?} version {version} cut at {length}", api.name);
         }
     });
 }
@@ -168,21 +142,10 @@ fn a_frame_cut_anywhere_is_an_error() {
 #[test]
 fn versions_outside_of_the_table_are_refused() {
     for api in API_TABLE {
-        for version in [
-            api.supported.min - 1,
-            api.supported.max + 1,
-            i16::MIN,
-            i16::MAX,
-        ] {
-            let error = DecodeError::UnsupportedVersion {
-                api: api.name,
-                version,
-            };
+        for version in [api.supported.min - 1, api.supported.max + 1, i16::MIN, i16::MAX] {
+            let error = DecodeError::UnsupportedVersion { api: api.name, version };
             let mut reader = Reader::new(Bytes::from_static(&[0; 64]));
-            assert_eq!(
-                Request::decode(api.key, &mut reader, version),
-                Err(error.clone())
-            );
+            assert_eq!(Request::decode(api.key, &mut reader, version), Err(error.clone()));
             assert_eq!(Response::decode(api.key, &mut reader, version), Err(error));
         }
     }

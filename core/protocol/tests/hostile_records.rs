@@ -1,9 +1,7 @@
 //! Record batches that lie: about lengths, counts, offsets, timestamps, and how much they unpack to.
 
 use bytes::Bytes;
-use kauri_protocol::records::{
-    BatchBuilder, BatchError, BatchView, Batches, Compression, HEADER_BYTES, NO_PRODUCER,
-};
+use kauri_protocol::records::{BatchBuilder, BatchError, BatchView, Batches, Compression, HEADER_BYTES, NO_PRODUCER};
 use proptest::prelude::*;
 
 const LIMIT: usize = 1 << 20;
@@ -11,9 +9,7 @@ const LIMIT: usize = 1 << 20;
 fn batch(compression: Compression, values: &[&str]) -> BatchView {
     let mut builder = BatchBuilder::new(compression);
     for (index, value) in values.iter().enumerate() {
-        builder
-            .append(1_000 + index as i64, None, Some(value.as_bytes()), &[])
-            .unwrap();
+        builder.append(1_000 + index as i64, None, Some(value.as_bytes()), &[]).unwrap();
     }
     BatchView::new(builder.build(NO_PRODUCER).unwrap()).unwrap()
 }
@@ -38,58 +34,19 @@ fn headers_that_lie_are_refused() {
         BatchView::new(bytes.into()).unwrap_err()
     };
     let length = valid.bytes().len();
-    assert_eq!(
-        parse(|bytes| bytes.truncate(60)),
-        BatchError::Truncated {
-            needed: HEADER_BYTES,
-            available: 60
-        }
-    );
-    assert_eq!(
-        parse(|bytes| bytes.truncate(65)),
-        BatchError::Truncated {
-            needed: length,
-            available: 65
-        }
-    );
-    assert_eq!(
-        parse(|bytes| bytes.push(0)),
-        BatchError::TrailingBytes { count: 1 }
-    );
-    assert_eq!(
-        parse(|bytes| bytes[8..12].fill(0xff)),
-        BatchError::InvalidLength { length: -1 }
-    );
-    assert_eq!(
-        parse(|bytes| bytes[11] = 48),
-        BatchError::InvalidLength { length: 48 }
-    );
-    assert_eq!(
-        parse(|bytes| bytes[16] = 1),
-        BatchError::UnsupportedMagic { magic: 1 }
-    );
-    assert_eq!(
-        parse(|bytes| bytes[22] = 5),
-        BatchError::UnknownCompression { code: 5 }
-    );
-    assert_eq!(
-        parse(|bytes| bytes[23] = 0x80),
-        BatchError::InvalidOffsets {
-            base_offset: 0,
-            delta: i32::MIN
-        }
-    );
+    assert_eq!(parse(|bytes| bytes.truncate(60)), BatchError::Truncated { needed: HEADER_BYTES, available: 60 });
+    assert_eq!(parse(|bytes| bytes.truncate(65)), BatchError::Truncated { needed: length, available: 65 });
+    assert_eq!(parse(|bytes| bytes.push(0)), BatchError::TrailingBytes { count: 1 });
+    assert_eq!(parse(|bytes| bytes[8..12].fill(0xff)), BatchError::InvalidLength { length: -1 });
+    assert_eq!(parse(|bytes| bytes[11] = 48), BatchError::InvalidLength { length: 48 });
+    assert_eq!(parse(|bytes| bytes[16] = 1), BatchError::UnsupportedMagic { magic: 1 });
+    assert_eq!(parse(|bytes| bytes[22] = 5), BatchError::UnknownCompression { code: 5 });
+    assert_eq!(parse(|bytes| bytes[23] = 0x80), BatchError::InvalidOffsets { base_offset: 0, delta: i32::MIN });
     let overflow = |bytes: &mut Vec<u8>| {
         bytes[..8].copy_from_slice(&i64::MAX.to_be_bytes());
         bytes[26] = 1;
     };
-    assert_eq!(
-        parse(overflow),
-        BatchError::InvalidOffsets {
-            base_offset: i64::MAX,
-            delta: 1
-        }
-    );
+    assert_eq!(parse(overflow), BatchError::InvalidOffsets { base_offset: i64::MAX, delta: 1 });
 }
 
 #[test]
@@ -99,33 +56,17 @@ fn a_record_count_beyond_the_body_is_refused_before_any_record() {
         bytes[57..61].copy_from_slice(&i32::MAX.to_be_bytes());
     });
     let body_bytes = valid.body().len();
-    assert_eq!(
-        BatchView::new(lie),
-        Err(BatchError::InvalidRecordCount {
-            count: i32::MAX,
-            body_bytes
-        })
-    );
+    assert_eq!(BatchView::new(lie), Err(BatchError::InvalidRecordCount { count: i32::MAX, body_bytes }));
 
     // Compressed, the count cannot be checked before; the records end the lie.
     let valid = batch(Compression::Zstd, &["a"]);
     let lie = forged(&valid, |bytes| {
         bytes[57..61].copy_from_slice(&i32::MAX.to_be_bytes());
     });
-    let results: Vec<_> = BatchView::new(lie)
-        .unwrap()
-        .records(LIMIT)
-        .unwrap()
-        .collect();
+    let results: Vec<_> = BatchView::new(lie).unwrap().records(LIMIT).unwrap().collect();
     assert_eq!(results.len(), 2);
     assert!(results[0].is_ok());
-    assert_eq!(
-        results[1],
-        Err(BatchError::Truncated {
-            needed: 1,
-            available: 0
-        })
-    );
+    assert_eq!(results[1], Err(BatchError::Truncated { needed: 1, available: 0 }));
 }
 
 #[test]
@@ -134,10 +75,7 @@ fn a_damaged_byte_is_found_by_the_checksum() {
     let mut bytes = valid.bytes().to_vec();
     *bytes.last_mut().unwrap() ^= 1;
     let damaged = BatchView::new(bytes.into()).unwrap();
-    assert!(matches!(
-        damaged.validate_crc(),
-        Err(BatchError::ChecksumMismatch { .. })
-    ));
+    assert!(matches!(damaged.validate_crc(), Err(BatchError::ChecksumMismatch { .. })));
 }
 
 #[test]
@@ -149,50 +87,17 @@ fn records_that_lie_are_refused() {
             bytes.push((record.len() * 2) as u8);
             bytes.extend_from_slice(record);
         });
-        BatchView::new(bytes)
-            .unwrap()
-            .records(LIMIT)
-            .unwrap()
-            .next()
-            .unwrap()
-            .unwrap_err()
+        BatchView::new(bytes).unwrap().records(LIMIT).unwrap().next().unwrap().unwrap_err()
     };
     // Attributes, timestamp delta, offset delta, key length, value length, header count.
-    assert_eq!(
-        error_of(&[0, 0, 2, 1, 1, 0]),
-        BatchError::InvalidOffsetDelta { delta: 1 }
-    );
-    assert_eq!(
-        error_of(&[0, 0, 1, 1, 1, 0]),
-        BatchError::InvalidOffsetDelta { delta: -1 }
-    );
-    assert_eq!(
-        error_of(&[0, 0, 0, 3, 1, 0]),
-        BatchError::InvalidRecordLength { length: -2 }
-    );
-    assert_eq!(
-        error_of(&[0, 0, 0, 20, 1, 0]),
-        BatchError::Truncated {
-            needed: 10,
-            available: 2
-        }
-    );
-    assert_eq!(
-        error_of(&[0, 0, 0, 1, 1, 1]),
-        BatchError::InvalidRecordLength { length: -1 }
-    );
-    assert_eq!(
-        error_of(&[0, 0, 0, 1, 1, 0, 9]),
-        BatchError::TrailingBytes { count: 1 }
-    );
+    assert_eq!(error_of(&[0, 0, 2, 1, 1, 0]), BatchError::InvalidOffsetDelta { delta: 1 });
+    assert_eq!(error_of(&[0, 0, 1, 1, 1, 0]), BatchError::InvalidOffsetDelta { delta: -1 });
+    assert_eq!(error_of(&[0, 0, 0, 3, 1, 0]), BatchError::InvalidRecordLength { length: -2 });
+    assert_eq!(error_of(&[0, 0, 0, 20, 1, 0]), BatchError::Truncated { needed: 10, available: 2 });
+    assert_eq!(error_of(&[0, 0, 0, 1, 1, 1]), BatchError::InvalidRecordLength { length: -1 });
+    assert_eq!(error_of(&[0, 0, 0, 1, 1, 0, 9]), BatchError::TrailingBytes { count: 1 });
     let headers_max = [0, 0, 0, 1, 1, 0xfe, 0xff, 0xff, 0xff, 0x0f];
-    assert_eq!(
-        error_of(&headers_max),
-        BatchError::Truncated {
-            needed: 1,
-            available: 0
-        }
-    );
+    assert_eq!(error_of(&headers_max), BatchError::Truncated { needed: 1, available: 0 });
 }
 
 #[test]
@@ -203,11 +108,7 @@ fn offsets_within_a_batch_ascend() {
         bytes.truncate(HEADER_BYTES + record);
         bytes.extend_from_within(HEADER_BYTES..);
     });
-    let results: Vec<_> = BatchView::new(repeated)
-        .unwrap()
-        .records(LIMIT)
-        .unwrap()
-        .collect();
+    let results: Vec<_> = BatchView::new(repeated).unwrap().records(LIMIT).unwrap().collect();
     assert_eq!(results[1], Err(BatchError::InvalidOffsetDelta { delta: 0 }));
     assert_eq!(results.len(), 2);
 }
@@ -218,18 +119,8 @@ fn timestamps_that_overflow_are_refused() {
     let hostile = forged(&valid, |bytes| {
         bytes[27..35].copy_from_slice(&i64::MAX.to_be_bytes());
     });
-    let results: Vec<_> = BatchView::new(hostile)
-        .unwrap()
-        .records(LIMIT)
-        .unwrap()
-        .collect();
-    assert_eq!(
-        results[1],
-        Err(BatchError::InvalidTimestamp {
-            base: i64::MAX,
-            delta: 1
-        })
-    );
+    let results: Vec<_> = BatchView::new(hostile).unwrap().records(LIMIT).unwrap().collect();
+    assert_eq!(results[1], Err(BatchError::InvalidTimestamp { base: i64::MAX, delta: 1 }));
 }
 
 #[test]
@@ -240,11 +131,7 @@ fn decompression_stops_at_the_limit() {
         builder.append(0, None, Some(&zeros), &[]).unwrap();
         let bomb = BatchView::new(builder.build(NO_PRODUCER).unwrap()).unwrap();
         let error = bomb.records(LIMIT).err();
-        assert_eq!(
-            error,
-            Some(BatchError::OverLimit { limit_bytes: LIMIT }),
-            "{compression}"
-        );
+        assert_eq!(error, Some(BatchError::OverLimit { limit_bytes: LIMIT }), "{compression}");
         assert!(bomb.records(11 * LIMIT).is_ok(), "{compression}");
     }
 }
@@ -269,12 +156,7 @@ fn a_small_snappy_block_cannot_claim_much() {
         bytes.extend_from_slice(&[0xff, 0xff, 0x3f, 0, 0]);
     });
     let error = BatchView::new(bomb).unwrap().records(LIMIT).err();
-    assert_eq!(
-        error,
-        Some(BatchError::DamagedCompression {
-            compression: Compression::Snappy
-        })
-    );
+    assert_eq!(error, Some(BatchError::DamagedCompression { compression: Compression::Snappy }));
 }
 
 proptest! {

@@ -1,7 +1,8 @@
 //! Every API in every version and both directions against an independent implementation, the crate kafka-protocol.
 //!
-//! Random messages are written by hand from the schema, decoded and encoded again by both, and must come out with the same bytes. Since
-//! bytes alone do not show two fields of the same type with their names exchanged, names and numbers are compared as well.
+//! Random messages are written by hand from the schema, decoded and encoded again by both, and must come out with the
+//! same bytes. Since bytes alone do not show two fields of the same type with their names exchanged, names and numbers
+//! are compared as well.
 
 mod support;
 
@@ -11,9 +12,7 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages as oracle;
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion};
 use kauri_protocol::messages::*;
-use kauri_protocol::{
-    API_TABLE, ApiKey, ErrorCode, Message, Reader, RequestHeader, ResponseHeader, Str, Writer,
-};
+use kauri_protocol::{API_TABLE, ApiKey, ErrorCode, Message, Reader, RequestHeader, ResponseHeader, Str, Writer};
 use support::{Random, write_struct};
 
 const ROUNDS: u64 = 60;
@@ -40,15 +39,13 @@ fn encode<M: Message>(message: &M, version: i16) -> Bytes {
     segments.concat().into()
 }
 
-/// Pairs of field names and whole numbers in the order of their appearance. The oracle wraps some numbers in types of their own.
+/// Pairs of field names and whole numbers in the order of their appearance. The oracle wraps some numbers in types of
+/// their own.
 fn numbers(message: &impl Debug) -> Vec<(String, i64)> {
     let text = format!("{message:?}");
     let mut pairs = Vec::new();
     for (colon, _) in text.match_indices(": ") {
-        let name = text[..colon]
-            .rsplit(|letter: char| !letter.is_alphanumeric() && letter != '_')
-            .next()
-            .unwrap();
+        let name = text[..colon].rsplit(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap();
         let value = text[colon + 2..].split([',', '}', ' ']).next().unwrap();
         let value = match value.split_once('(') {
             Some((_, wrapped)) => wrapped.trim_end_matches(')'),
@@ -72,13 +69,7 @@ where
         let case = format!("{} version {version} seed {seed}", M::STRUCT.name);
         let mut random = Random(seed);
         let mut wire = Vec::new();
-        write_struct(
-            &mut wire,
-            M::STRUCT,
-            version,
-            M::API.is_flexible(version),
-            &mut random,
-        );
+        write_struct(&mut wire, M::STRUCT, version, M::API.is_flexible(version), &mut random);
         let wire = Bytes::from(wire);
 
         let ours: M = decode(&wire, version);
@@ -87,25 +78,17 @@ where
         assert_eq!(decode::<M>(&canonical, version), ours, "{case}");
 
         let mut rest = canonical.clone();
-        let theirs = O::decode(&mut rest, version)
-            .unwrap_or_else(|error| panic!("{case}: {error}\n{ours:?}"));
+        let theirs = O::decode(&mut rest, version).unwrap_or_else(|error| panic!("{case}: {error}\n{ours:?}"));
         assert!(rest.is_empty(), "{case}: {} bytes are left", rest.len());
         assert_eq!(encode_oracle(&theirs, version), canonical, "{case}");
         // A tag that we number differently would be preserved as an unknown one.
-        let unknown = format!("{theirs:?}")
-            .matches("unknown_tagged_fields: {")
-            .count();
-        let none = format!("{theirs:?}")
-            .matches("unknown_tagged_fields: {}")
-            .count();
+        let unknown = format!("{theirs:?}").matches("unknown_tagged_fields: {").count();
+        let none = format!("{theirs:?}").matches("unknown_tagged_fields: {}").count();
         assert_eq!(unknown, none, "{case}: {theirs:?}");
 
         let mut their_numbers = numbers(&theirs).into_iter();
         for pair in numbers(&ours) {
-            assert!(
-                their_numbers.any(|theirs| theirs == pair),
-                "{case}: {pair:?}\n{ours:?}\n{theirs:?}"
-            );
+            assert!(their_numbers.any(|theirs| theirs == pair), "{case}: {pair:?}\n{ours:?}\n{theirs:?}");
         }
     }
 }
@@ -182,12 +165,7 @@ fn what_the_oracle_sends_by_default_is_understood() {
             macro_rules! check {
                 ($message:ident) => {{
                     let wire = encode_oracle(&oracle::$message::default(), version);
-                    assert_eq!(
-                        encode(&decode::<$message>(&wire, version), version),
-                        wire,
-                        "{} {version}",
-                        api.name
-                    );
+                    assert_eq!(encode(&decode::<$message>(&wire, version), version), wire, "{} {version}", api.name);
                 }};
             }
             each_request!(api.key, check);
@@ -202,10 +180,7 @@ fn our_defaults_can_be_sent_in_every_version() {
         for version in api.supported.min..=api.supported.max {
             macro_rules! check {
                 ($message:ident) => {
-                    assert_eq!(
-                        decode::<$message>(&encode(&$message::default(), version), version),
-                        $message::default()
-                    )
+                    assert_eq!(decode::<$message>(&encode(&$message::default(), version), version), $message::default())
                 };
             }
             // Version 0 of Metadata has no null, which is our default: all topics.
@@ -223,18 +198,12 @@ fn header_versions_and_headers_agree() {
         for version in api.supported.min..=api.supported.max {
             macro_rules! check_request {
                 ($message:ident) => {
-                    assert_eq!(
-                        api.request_header_version(version),
-                        oracle::$message::header_version(version)
-                    )
+                    assert_eq!(api.request_header_version(version), oracle::$message::header_version(version))
                 };
             }
             macro_rules! check_response {
                 ($message:ident) => {
-                    assert_eq!(
-                        api.response_header_version(version),
-                        oracle::$message::header_version(version)
-                    )
+                    assert_eq!(api.response_header_version(version), oracle::$message::header_version(version))
                 };
             }
             each_request!(api.key, check_request);
@@ -242,33 +211,18 @@ fn header_versions_and_headers_agree() {
 
             let mut writer = Writer::new();
             let client_id = Some(Str::from("größe"));
-            let header = RequestHeader {
-                api_key: api.key,
-                api_version: version,
-                correlation_id: 77,
-                client_id,
-            };
+            let header = RequestHeader { api_key: api.key, api_version: version, correlation_id: 77, client_id };
             header.encode(&mut writer).unwrap();
             let mut bytes = writer.into_bytes();
-            let theirs =
-                oracle::RequestHeader::decode(&mut bytes, api.request_header_version(version))
-                    .unwrap();
+            let theirs = oracle::RequestHeader::decode(&mut bytes, api.request_header_version(version)).unwrap();
             assert!(bytes.is_empty());
-            assert_eq!(
-                (theirs.request_api_key, theirs.request_api_version),
-                (api.key.into(), version)
-            );
-            assert_eq!(
-                (theirs.correlation_id, theirs.client_id.as_deref()),
-                (77, Some("größe"))
-            );
+            assert_eq!((theirs.request_api_key, theirs.request_api_version), (api.key.into(), version));
+            assert_eq!((theirs.correlation_id, theirs.client_id.as_deref()), (77, Some("größe")));
 
             let mut writer = Writer::new();
             ResponseHeader { correlation_id: -1 }.encode(&mut writer, api.key, version);
             let mut bytes = writer.into_bytes();
-            let theirs =
-                oracle::ResponseHeader::decode(&mut bytes, api.response_header_version(version))
-                    .unwrap();
+            let theirs = oracle::ResponseHeader::decode(&mut bytes, api.response_header_version(version)).unwrap();
             assert!(bytes.is_empty());
             assert_eq!(theirs.correlation_id, -1);
         }
@@ -283,11 +237,7 @@ fn error_codes_agree() {
             continue;
         };
         let ours = ErrorCode::from(code);
-        assert_eq!(
-            format!("{ours:?}"),
-            format!("{theirs:?}").split('(').next().unwrap(),
-            "{code}"
-        );
+        assert_eq!(format!("{ours:?}"), format!("{theirs:?}").split('(').next().unwrap(), "{code}");
         // Kafka made it retriable after the oracle's list was written: clients wait for the previous transaction.
         if ours != ErrorCode::ConcurrentTransactions {
             assert_eq!(ours.is_retriable(), theirs.is_retriable(), "{ours}");
@@ -298,8 +248,8 @@ fn error_codes_agree() {
 mod records {
     use indexmap::IndexMap;
     use kafka_protocol::records::{
-        Compression as OracleCompression, Record as OracleRecord, RecordBatchDecoder,
-        RecordBatchEncoder, RecordEncodeOptions, TimestampType,
+        Compression as OracleCompression, Record as OracleRecord, RecordBatchDecoder, RecordBatchEncoder,
+        RecordEncodeOptions, TimestampType,
     };
     use kauri_protocol::records::{BatchBuilder, BatchView, Compression, Producer};
 
@@ -309,11 +259,7 @@ mod records {
     fn batches_agree_in_both_directions() {
         for seed in 0..200 {
             let mut random = Random(seed);
-            let producer = Producer {
-                id: 5,
-                epoch: 2,
-                base_sequence: random.below(1000) as i32,
-            };
+            let producer = Producer { id: 5, epoch: 2, base_sequence: random.below(1000) as i32 };
             let mut builder = BatchBuilder::new(Compression::None);
             let mut theirs = Vec::new();
             for index in 0..1 + random.below(20) {
@@ -323,18 +269,12 @@ mod records {
                 };
                 let (key, value) = (optional(&mut random), optional(&mut random));
                 // The oracle drops duplicate header keys, so these differ.
-                let names: Vec<String> = (0..random.below(3))
-                    .map(|number| format!("header-{number}"))
-                    .collect();
-                let values: Vec<Option<Bytes>> =
-                    names.iter().map(|_| optional(&mut random)).collect();
-                let headers: Vec<_> = std::iter::zip(&names, &values)
-                    .map(|(name, value)| (name.as_bytes(), value.as_deref()))
-                    .collect();
+                let names: Vec<String> = (0..random.below(3)).map(|number| format!("header-{number}")).collect();
+                let values: Vec<Option<Bytes>> = names.iter().map(|_| optional(&mut random)).collect();
+                let headers: Vec<_> =
+                    std::iter::zip(&names, &values).map(|(name, value)| (name.as_bytes(), value.as_deref())).collect();
                 let timestamp = 1_700_000_000_000 + random.below(100_000) as i64;
-                builder
-                    .append(timestamp, key.as_deref(), value.as_deref(), &headers)
-                    .unwrap();
+                builder.append(timestamp, key.as_deref(), value.as_deref(), &headers).unwrap();
                 theirs.push(OracleRecord {
                     transactional: false,
                     control: false,
@@ -359,21 +299,12 @@ mod records {
             assert_eq!(decoded.records, theirs, "seed {seed}");
 
             let mut encoded = BytesMut::new();
-            let options = RecordEncodeOptions {
-                version: 2,
-                compression: OracleCompression::None,
-            };
+            let options = RecordEncodeOptions { version: 2, compression: OracleCompression::None };
             RecordBatchEncoder::encode(&mut encoded, &theirs, &options).unwrap();
             let encoded = BatchView::new(encoded.freeze()).unwrap();
             encoded.validate_crc().unwrap();
             let ours = BatchView::new(ours).unwrap();
-            let records = |batch: &BatchView| {
-                batch
-                    .records(1 << 20)
-                    .unwrap()
-                    .collect::<Result<Vec<_>, _>>()
-                    .unwrap()
-            };
+            let records = |batch: &BatchView| batch.records(1 << 20).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
             assert_eq!(records(&encoded), records(&ours), "seed {seed}");
             assert_eq!(encoded.header().producer, producer);
         }

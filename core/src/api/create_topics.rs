@@ -70,7 +70,7 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: 
     Progress::Waiting(super::Pending::CreateTopics(pending))
 }
 
-pub(super) fn resume(broker: &mut Broker, exchange: Exchange, mut pending: Pending, event: Event) -> Progress {
+pub(super) fn resume(exchange: Exchange, mut pending: Pending, event: Event) -> Progress {
     match event {
         Event::Controller { part, outcome } => {
             if pending.open.remove(&part) {
@@ -78,7 +78,6 @@ pub(super) fn resume(broker: &mut Broker, exchange: Exchange, mut pending: Pendi
                 match outcome {
                     Ok(MetadataOutcome::TopicCreated(id)) => {
                         result.topic_id = id.0;
-                        broker.follow_image();
                     }
                     Ok(other) => unreachable!("CreateTopic is answered with the topic's id, not with {other:?}"),
                     Err(error) => fail(result, &error),

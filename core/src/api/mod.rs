@@ -30,7 +30,11 @@ use kauri_protocol::{
 pub use fetch::FetchSessions;
 
 use crate::{
-    broker::{Broker, controller::ControllerOutcome, reads::ReadOutcome},
+    broker::{
+        Broker,
+        controller::{ControllerError, ControllerOutcome},
+        reads::ReadOutcome,
+    },
     ids::Offset,
     partition::AppendOutcome,
     session::{CloseReason, Reply, Request, RequestId},
@@ -82,7 +86,7 @@ pub enum Event {
     /// Bytes came from the disk.
     Read { part: u32, outcome: ReadOutcome },
     /// The metadata group's leader answered, and this node's image shows what it answered.
-    Controller { part: u32, outcome: Result<ControllerOutcome, ErrorCode> },
+    Controller { part: u32, outcome: Result<ControllerOutcome, ControllerError> },
     /// Producer ids arrived.
     ProducerIds,
     /// The high watermark of a partition it waits for has moved, or the partition is led elsewhere now.
@@ -120,7 +124,7 @@ pub(crate) fn start(broker: &mut Broker, now: Now, mut request: Request) -> Prog
 /// Goes on with a request that waited.
 pub(crate) fn resume(broker: &mut Broker, now: Now, exchange: Exchange, pending: Pending, event: Event) -> Progress {
     match pending {
-        Pending::CreateTopics(pending) => create_topics::resume(broker, exchange, pending, event),
+        Pending::CreateTopics(pending) => create_topics::resume(exchange, pending, event),
         Pending::DeleteTopics(pending) => delete_topics::resume(exchange, pending, event),
         Pending::Fetch(pending) => fetch::resume(broker, now, exchange, pending, event),
         Pending::InitProducerId(pending) => init_producer_id::resume(broker, exchange, pending, event),
@@ -130,10 +134,9 @@ pub(crate) fn resume(broker: &mut Broker, now: Now, exchange: Exchange, pending:
     }
 }
 
+/// Bytes behind the end of a request are ignored, as Kafka does: librdkafka sends three when it asks for all topics.
 fn decode<M: Message>(body: &mut Reader, exchange: Exchange) -> Result<M, CloseReason> {
-    let message = M::decode(body, exchange.version).map_err(|_| CloseReason::Malformed)?;
-    body.finish().map_err(|_| CloseReason::Malformed)?;
-    Ok(message)
+    M::decode(body, exchange.version).map_err(|_| CloseReason::Malformed)
 }
 
 /// The frame that answers `exchange`.
@@ -150,4 +153,23 @@ fn respond_in_version<M: Message>(exchange: Exchange, body: &M, version: i16) ->
 
 fn done<M: Message>(exchange: Exchange, body: &M) -> Progress {
     Progress::Done(respond(exchange, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use kauri_protocol::messages::MetadataRequest;
+
+    use super::*;
+    use crate::ids::ConnectionId;
+
+    #[test]
+    fn librdkafka_may_ask_for_all_topics() {
+        // The body of Metadata 12 as librdkafka 2.16 sends it: room for a wider count is left behind the fields.
+        let mut body = Reader::new(Bytes::from_static(&[0, 0, 0, 0, 1, 0, 0]));
+        let id = RequestId { connection: ConnectionId(1), sequence: 0 };
+        let exchange = Exchange { id, api: ApiKey::Metadata, version: 12, correlation: 3 };
+        let request: MetadataRequest = decode(&mut body, exchange).unwrap();
+        assert_eq!(request.topics, None);
+    }
 }

@@ -64,11 +64,7 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: 
             }
             partitions.push(answer);
         }
-        response.responses.push(TopicProduceResponse {
-            name: topic.name,
-            partition_responses: partitions,
-            ..Default::default()
-        });
+        response.responses.push(TopicProduceResponse { name: topic.name, partition_responses: partitions });
     }
     if silent {
         return Progress::Done(if failed { Reply::Close(CloseReason::SilentFailure) } else { Reply::Silent });

@@ -11,48 +11,50 @@ use bytes::Bytes;
 use crate::{
     api::Waiter,
     command::{CommandHeader, FEATURE_LEVEL, WaiterToken},
-    ids::{GroupId, ImageVersion, NodeId, ReplicaId, Term},
+    ids::{ImageVersion, NodeId, ReplicaId, Term},
     limits::{GROUP_PROPOSED_BYTES_MAX, PROPOSAL_ENTRIES_MAX},
     log::segment::PartitionLog,
     metadata::{GroupCreation, MetadataState},
     partition::PartitionState,
     replication::{
-        group::{Group, ReadToken},
-        peer::Campaign,
+        group::{Group, ProposeError, ReadToken},
+        peer::campaign::Campaign,
     },
     time::{Monotonic, Wall},
 };
 
 /// See the module head.
-pub(super) struct Replica {
+pub(crate) struct Replica {
     pub(super) group: Group,
     pub(super) creation: GroupCreation,
     pub(super) machine: Machine,
     /// Proposals that wait for budget, or for the group to be ready for them.
     pub(super) queue: VecDeque<Proposal>,
     pub(super) proposed: BTreeMap<WaiterToken, Proposed>,
+    /// Owners of commands that were refused, to be told.
+    refused: Vec<Owner>,
     next_token: u64,
     pub(super) confirming: BTreeMap<ReadToken, Waiter>,
     /// Runs while no leader is known.
     pub(super) campaign: Option<Campaign>,
-    /// The next entries to apply are being read from the WAL.
-    pub(super) apply_reads: usize,
     /// A leader's own first entry is applied: it serves.
     pub(super) serving: bool,
     /// The image version of the last Configure that this leadership proposed.
     pub(super) configured: Option<ImageVersion>,
+    /// A shutdown asked another replica to lead.
+    pub(super) handing_over: bool,
     /// Since when the preferred leader could take over.
     pub(super) preferred_since: Option<Monotonic>,
 }
 
-pub(super) enum Machine {
+pub(crate) enum Machine {
     Metadata(MetadataState),
     Partition(Box<Partition>),
 }
 
-pub(super) struct Partition {
-    pub(super) state: PartitionState,
-    pub(super) log: PartitionLog,
+pub(crate) struct Partition {
+    pub(crate) state: PartitionState,
+    pub(crate) log: PartitionLog,
 }
 
 /// A command to be proposed.
@@ -86,25 +88,22 @@ pub(super) enum Owner {
 }
 
 impl Replica {
-    pub(super) fn new(group: Group, creation: GroupCreation, machine: Machine) -> Self {
+    pub(crate) fn new(group: Group, creation: GroupCreation, machine: Machine) -> Self {
         Self {
             group,
             creation,
             machine,
             queue: VecDeque::new(),
             proposed: BTreeMap::new(),
+            refused: Vec::new(),
             next_token: 0,
             confirming: BTreeMap::new(),
             campaign: None,
-            apply_reads: 0,
             serving: false,
             configured: None,
+            handing_over: false,
             preferred_since: None,
         }
-    }
-
-    pub(super) fn id(&self) -> GroupId {
-        self.group.group()
     }
 
     pub(super) fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
@@ -133,49 +132,62 @@ impl Replica {
     /// Puts what waits into the log, as far as the budget goes: one message to Raft for all of it.
     pub(super) fn propose_queued(&mut self, wall: Wall) {
         while !self.queue.is_empty() && self.group.unapplied_bytes() < GROUP_PROPOSED_BYTES_MAX {
-            let mut entries = Vec::new();
-            let mut owners = Vec::new();
             let mut bytes = self.group.unapplied_bytes();
-            while entries.len() < PROPOSAL_ENTRIES_MAX && bytes < GROUP_PROPOSED_BYTES_MAX {
-                let Some(proposal) = self.queue.pop_front() else { break };
-                let token = match proposal.owner {
-                    Owner::Nobody => WaiterToken::NONE,
-                    Owner::Produce(_) | Owner::Call(_) | Owner::Forwarded { .. } => {
-                        self.next_token += 1;
-                        WaiterToken(self.next_token)
-                    }
-                };
+            let mut count = 0;
+            // At least one: an idle group takes a command that is larger than the budget.
+            for proposal in self.queue.iter().take(PROPOSAL_ENTRIES_MAX) {
+                bytes += proposal.data.len() + CommandHeader::BYTES;
+                if count > 0 && bytes > GROUP_PROPOSED_BYTES_MAX {
+                    break;
+                }
+                count += 1;
+            }
+            let first_token = self.next_token + 1;
+            let entries = self.queue.iter().take(count).zip(first_token..).map(|(proposal, token)| {
                 let header = CommandHeader {
                     kind: proposal.kind,
                     level: FEATURE_LEVEL,
                     origin: self.group.replica(),
-                    token,
+                    token: WaiterToken(token),
                     stamp: wall,
                 };
-                bytes += proposal.data.len() + CommandHeader::BYTES;
-                entries.push((header.encode(), proposal.data));
-                owners.push((token, proposal.owner));
-            }
+                (header.encode(), proposal.data.clone())
+            });
+            let entries = entries.collect();
             match self.group.propose(entries) {
                 Ok((term, _)) => {
-                    for (token, owner) in owners {
-                        if token != WaiterToken::NONE {
-                            self.proposed.insert(token, Proposed { term, owner });
+                    for (proposal, token) in self.queue.drain(..count).zip(first_token..) {
+                        if proposal.owner != Owner::Nobody {
+                            self.proposed.insert(WaiterToken(token), Proposed { term, owner: proposal.owner });
                         }
+                        self.next_token = token;
                     }
                 }
-                // The role has changed, or leadership is being handed over: nothing of it is in the log. Who waits is
-                // told when the change is reported, and clients try again at the new leader.
-                Err(_) => {
-                    for (token, owner) in owners {
-                        if token != WaiterToken::NONE {
-                            self.proposed.insert(token, Proposed { term: Term(0), owner });
-                        }
-                    }
+                Err(ProposeError::Busy) => return,
+                // Another replica leads, or will in a moment: nothing of this is in the log. Who waits is told, and
+                // tries again at the new leader.
+                Err(ProposeError::NotLeader { .. } | ProposeError::Transferring) => {
+                    self.refused.extend(self.queue.drain(..).map(|proposal| proposal.owner));
                     return;
                 }
+                Err(ProposeError::TooLarge(_)) => unreachable!("what is queued was checked against smaller limits"),
             }
         }
+    }
+
+    /// Whether the configuration of this version, or a newer one, is in force.
+    pub(super) fn is_configured(&self, version: ImageVersion) -> bool {
+        match &self.machine {
+            Machine::Metadata(_) => true,
+            Machine::Partition(partition) => partition.state.configured_version().is_some_and(|known| known >= version),
+        }
+    }
+
+    /// Everybody who waits, because the replica ends.
+    pub(super) fn take_all(&mut self) -> Vec<(Owner, bool)> {
+        let proposed = std::mem::take(&mut self.proposed).into_values().map(|proposed| (proposed.owner, false));
+        let queued = std::mem::take(&mut self.queue).into_iter().map(|proposal| (proposal.owner, true));
+        proposed.chain(queued).collect()
     }
 
     /// Everybody who waits for a command of another term, or of a leadership that is over; `true` with those whose
@@ -183,14 +195,16 @@ impl Replica {
     pub(super) fn take_failed(&mut self) -> Vec<(Owner, bool)> {
         let leads = self.group.is_leader();
         let term = self.group.term();
-        let mut failed = Vec::new();
-        self.proposed.retain(|_, proposed| {
-            let keep = leads && proposed.term == term;
-            if !keep {
-                failed.push((proposed.owner, proposed.term == Term(0)));
-            }
-            keep
-        });
+        let mut failed: Vec<_> = self.refused.drain(..).map(|owner| (owner, true)).collect();
+        if self.proposed.values().any(|proposed| !leads || proposed.term != term) {
+            self.proposed.retain(|_, proposed| {
+                let keep = leads && proposed.term == term;
+                if !keep {
+                    failed.push((proposed.owner, false));
+                }
+                keep
+            });
+        }
         if !leads {
             failed.extend(self.queue.drain(..).map(|proposal| (proposal.owner, true)));
         }

@@ -55,9 +55,8 @@ struct Fresh {
 #[derive(Debug)]
 enum Step {
     Read,
-    /// There is no file: is there anything else?
-    ListWal,
-    ListGroups,
+    /// There is no file: is there a WAL?
+    List,
     Idle,
     /// A leftover would show behind a shorter text.
     RemoveOld,
@@ -113,8 +112,7 @@ impl IdentityKeeper {
         let action = match &self.step {
             Step::Idle => return,
             Step::Read => DiskAction::Read { file: FileName::Identity, offset: 0, length: IDENTITY_BYTES_MAX + 1 },
-            Step::ListWal => DiskAction::List { directory: Directory::Wal },
-            Step::ListGroups => DiskAction::List { directory: Directory::Groups },
+            Step::List => DiskAction::List { directory: Directory::Wal },
             Step::RemoveOld => DiskAction::Remove { file: FileName::IdentityNew },
             Step::Write(identity) => {
                 let slices = vec![identity.encode()];
@@ -144,18 +142,14 @@ impl IdentityKeeper {
         };
         self.step = match std::mem::replace(&mut self.step, Step::Idle) {
             Step::Read => match result {
-                Err(DiskError::NotFound) => Step::ListWal,
+                Err(DiskError::NotFound) => Step::List,
                 result => {
                     self.take_over(output(result.as_ref().map_err(failed("read", FileName::Identity))?))?;
                     Step::Idle
                 }
             },
-            Step::ListWal => {
-                refuse_data_without_identity(Directory::Wal, result)?;
-                Step::ListGroups
-            }
-            Step::ListGroups => {
-                refuse_data_without_identity(Directory::Groups, result)?;
+            Step::List => {
+                refuse_data_without_identity(result)?;
                 self.wanted = Some(Identity {
                     node: self.node,
                     directory: self.fresh.directory,
@@ -219,7 +213,7 @@ fn output(output: &DiskOutput) -> &Bytes {
 
 /// Without the file nobody knows whose data this is; a new identity over it would make a node that voted and
 /// acknowledged under another one forget that it did.
-fn refuse_data_without_identity(directory: Directory, result: &Result<DiskOutput, DiskError>) -> Result<(), Exit> {
+fn refuse_data_without_identity(result: &Result<DiskOutput, DiskError>) -> Result<(), Exit> {
     match result {
         Ok(DiskOutput::List(files)) if files.is_empty() => Ok(()),
         Ok(DiskOutput::List(files)) => Err(Exit::Refused(format!(
@@ -228,7 +222,7 @@ fn refuse_data_without_identity(directory: Directory, result: &Result<DiskOutput
             files[0].0.path()
         ))),
         Ok(DiskOutput::Done | DiskOutput::Read(_)) => panic!("a listing is answered by a list"),
-        Err(error) => Err(Exit::DiskFailed { operation: "listing", file: directory.path(), error: *error }),
+        Err(error) => Err(Exit::DiskFailed { operation: "listing", file: Directory::Wal.path(), error: *error }),
     }
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{record::EntryLocation, wal::format::entry_payload_crc};
 use crate::{
     ids::{GroupId, LogIndex, Term},
-    io::{DiskAction, FileName},
+    io::{DiskAction, Exit, FileName},
 };
 
 /// One entry to read.
@@ -31,6 +31,17 @@ pub struct DamagedEntry {
     pub group: GroupId,
     pub index: LogIndex,
     pub term: Term,
+}
+
+impl From<DamagedEntry> for Exit {
+    fn from(damaged: DamagedEntry) -> Self {
+        let DamagedEntry { file, offset, group, index, term } = damaged;
+        Self::Damaged {
+            file,
+            offset,
+            what: format!("the payload of entry {index} of group {group}, term {term}, is not what was written"),
+        }
+    }
 }
 
 impl EntryRead {

@@ -8,9 +8,11 @@
 
 pub mod commands;
 pub mod creation;
+pub mod formation;
 pub mod image;
 pub mod leaders;
 pub mod node;
+pub mod placement;
 pub mod refusal;
 pub mod state;
 pub mod topic;

@@ -65,6 +65,18 @@ pub enum DescribedType {
     List = 7,
 }
 
+/// One configuration as DescribeConfigs shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DescribedConfig {
+    pub name: &'static str,
+    pub value: String,
+    /// Where the value comes from, in Kafka's numbers: 1 the topic, 4 the broker's own configuration, 5 the default.
+    pub source: i8,
+    pub read_only: bool,
+    pub kind: DescribedType,
+    pub documentation: &'static str,
+}
+
 use ConfigKind::{Boolean, Choice, Double, Int, List, Long, Off, Text, Words};
 use Effect::{Honoured, Removed, Stored};
 
@@ -214,6 +226,19 @@ impl TopicConfigs {
         self.0.get(key.name).map_or(key.default, String::as_str)
     }
 
+    /// Every configuration of the topic in the order of the names, defaults included. What Kafka has removed is shown
+    /// only where it was set.
+    pub fn describe(&self) -> impl Iterator<Item = DescribedConfig> {
+        TABLE.iter().filter(|key| key.effect != Removed || self.is_explicit(key)).map(|key| DescribedConfig {
+            name: key.name,
+            value: self.value(key).to_owned(),
+            source: if self.is_explicit(key) { 1 } else { 5 },
+            read_only: false,
+            kind: key.kind.described(),
+            documentation: key.documentation,
+        })
+    }
+
     pub fn max_message_bytes(&self) -> u32 {
         u32::try_from(self.number(MAX_MESSAGE_BYTES)).expect("the table allows nothing negative")
     }
@@ -336,5 +361,18 @@ mod tests {
         assert_eq!(configs.max_message_bytes(), 1_048_588);
         assert_eq!(configs.segment_bytes(), None);
         assert_eq!(configs.explicit().count(), 2);
+    }
+
+    #[test]
+    fn a_description_has_every_configuration_and_its_source() {
+        let configs = TopicConfigs::new([("retention.ms", "5"), ("message.downconversion.enable", "false")]).unwrap();
+        let described: Vec<_> = configs.describe().collect();
+        let find = |name| described.iter().find(|config| config.name == name);
+        let retention = find("retention.ms").unwrap();
+        assert_eq!((retention.value.as_str(), retention.source, retention.kind), ("5", 1, DescribedType::Long));
+        let policy = find("cleanup.policy").unwrap();
+        assert_eq!((policy.value.as_str(), policy.source, policy.kind), ("delete", 5, DescribedType::List));
+        assert_eq!(find("message.downconversion.enable").map(|config| config.source), Some(1));
+        assert_eq!(find("message.format.version"), None, "removed by Kafka, and not set here");
     }
 }

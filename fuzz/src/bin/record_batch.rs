@@ -11,37 +11,30 @@ const LIMIT: usize = 64 * 1024;
 const DECODER_BYTES: usize = 512 * 1024;
 
 fn main() -> ExitCode {
-    fuzz(
-        "record_batch",
-        include_str!("../../corpus/record_batch.txt"),
-        |input| {
-            for batch in Batches::new(Bytes::copy_from_slice(input)).flatten() {
+    fuzz("record_batch", include_str!("../../corpus/record_batch.txt"), |input| {
+        for batch in Batches::new(Bytes::copy_from_slice(input)).flatten() {
+            check(&batch);
+        }
+        // Once more with a length and a checksum that fit, so that mutations are not all found by these.
+        if input.len() >= HEADER_BYTES {
+            let mut repaired = input.to_vec();
+            let length = (input.len() - 12) as u32;
+            repaired[8..12].copy_from_slice(&length.to_be_bytes());
+            let checksum = crc32c::crc32c(&repaired[21..]);
+            repaired[17..21].copy_from_slice(&checksum.to_be_bytes());
+            if let Ok(batch) = BatchView::new(repaired.into()) {
+                batch.validate_crc().expect("it was computed");
                 check(&batch);
             }
-            // Once more with a length and a checksum that fit, so that mutations are not all found by these.
-            if input.len() >= HEADER_BYTES {
-                let mut repaired = input.to_vec();
-                let length = (input.len() - 12) as u32;
-                repaired[8..12].copy_from_slice(&length.to_be_bytes());
-                let checksum = crc32c::crc32c(&repaired[21..]);
-                repaired[17..21].copy_from_slice(&checksum.to_be_bytes());
-                if let Ok(batch) = BatchView::new(repaired.into()) {
-                    batch.validate_crc().expect("it was computed");
-                    check(&batch);
-                }
-            }
-        },
-    )
+        }
+    })
 }
 
 fn check(batch: &BatchView) {
     let header = batch.header();
     assert_eq!(&header.encode()[..16], &batch.bytes()[..16]);
     let (records, peak) = peak_of(|| batch.records(LIMIT));
-    assert!(
-        peak <= 4 * LIMIT + DECODER_BYTES,
-        "{peak} bytes at a limit of {LIMIT}"
-    );
+    assert!(peak <= 4 * LIMIT + DECODER_BYTES, "{peak} bytes at a limit of {LIMIT}");
     if let Ok(records) = records {
         let mut last = header.base_offset - i64::from(header.base_offset > i64::MIN);
         for record in records.flatten() {

@@ -76,7 +76,7 @@ impl Dev {
         {
             let name = format!("node-{}", config.node);
             let data_directory = DataDirectory::open(&directory.path().join(&name))?;
-            let logger = log.logger.new(o!("node" => config.node.0));
+            let logger = log.logger.new(o!("broker" => config.node.0));
             let setup = NodeSetup { name, data_directory, client_listener, peer_listener, logger };
             running.start(config, setup, new_core.clone())?;
         }

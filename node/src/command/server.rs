@@ -92,7 +92,7 @@ impl Server {
         let peer_listener = running::listen("--peer-listen", &peer_listen)?;
 
         let log = Log::to_standard_error(log_format, log_level).map_err(Failure::System)?;
-        let logger = log.logger.new(o!("node" => config.node.0));
+        let logger = log.logger.new(o!("broker" => config.node.0));
         info!(logger, "starting"; "version" => super::version(), "clients" => %listen, "peers" => %peer_listen,
             "data_dir" => %data_directory.path().display());
         let mut running = Running::new(logger.clone());

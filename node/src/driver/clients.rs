@@ -173,20 +173,24 @@ async fn read_frames(
             tell(events, Input::ClientFrame { connection, frame });
             pace = Pace::new();
         }
-        if frames.is_idle() {
+        let idle = frames.is_idle();
+        if idle {
             wait_for_first_byte(socket, &mut frames).await?;
-            pace = Pace::new();
         }
         let spare = frames.spare();
         let waiting = Instant::now();
         let room = timeout(STARVED_AFTER, window.room(spare.len())).await.map_err(|_elapsed| End::Starved)?;
         pace.paused(waiting.elapsed());
-        let read = timeout_at(pace.deadline(), socket.read(&mut spare[..room])).await;
-        let count = read.map_err(|_elapsed| End::Stalled)??;
+        // A socket may call itself readable and have nothing: between frames that is no stall.
+        let (deadline, late) = if idle { (Instant::now() + IDLE, End::Idle) } else { (pace.deadline(), End::Stalled) };
+        let count = timeout_at(deadline, socket.read(&mut spare[..room])).await.map_err(|_elapsed| late)??;
         if count == 0 {
             return Ok(());
         }
         window.hold(count);
+        if idle {
+            pace = Pace::new();
+        }
         pace.received(count);
         frames.commit(count);
     }
@@ -206,7 +210,7 @@ async fn wait_for_first_byte(socket: &ReadHalf<'_>, frames: &mut FrameSplitter) 
 /// Closes our side and, if the client is still sending, reads on for a while: closing a socket with unread bytes
 /// resets the connection, and a reset overtakes the answer that says what was wrong.
 async fn linger(stream: &mut TcpStream) {
-    let mut sink = [0; 4096];
+    let mut sink = [0; 1024];
     let drain = async {
         stream.shutdown().await?;
         let mut drained = match stream.try_read(&mut sink) {

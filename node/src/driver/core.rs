@@ -5,6 +5,7 @@
 
 use kauri_core::{
     io::{Effects, Input},
+    shard::Shard,
     time::{Monotonic, Now},
 };
 
@@ -19,4 +20,18 @@ pub trait Core {
 
     /// When [`Core::poll`] wants to be called again even if nothing happens. Asked after each poll.
     fn next_deadline(&self) -> Option<Monotonic>;
+}
+
+impl Core for Shard {
+    fn handle(&mut self, now: Now, input: Input) {
+        Self::handle(self, now, input);
+    }
+
+    fn poll(&mut self, now: Now, effects: &mut Effects) {
+        Self::poll(self, now, effects);
+    }
+
+    fn next_deadline(&self) -> Option<Monotonic> {
+        Self::next_deadline(self)
+    }
 }

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 /// What one system call writes at most, in slices. Responses have a few each.
-const SLICES_MAX: usize = 128;
+const SLICES_MAX: usize = 64;
 
 /// Writes what arrives in `sends` until its sender is gone and everything was written, and calls `written` with the
 /// number of bytes each time the socket took some. A socket that takes nothing for `patience` is given up.

@@ -14,6 +14,9 @@ use tokio::sync::{Notify, Semaphore};
 /// What a connection may hold without asking the budget, so that small requests never wait for large ones.
 pub(crate) const ALLOWANCE_BYTES: usize = 64 << 10;
 
+/// The length in front of each frame.
+const PREFIX_BYTES: usize = 4;
+
 /// Bytes of clients' frames in memory beyond the allowances. Holds one frame of the largest size.
 #[derive(Debug)]
 pub(crate) struct Budget(Semaphore);
@@ -70,9 +73,11 @@ impl Window {
         }
     }
 
-    /// A frame of so many bytes was delivered.
+    /// A frame of so many bytes was delivered. Its length prefix is in memory no longer, and nobody returns credit for
+    /// that.
     pub(crate) fn deliver(&self, bytes: usize) {
         self.account().credit -= signed(bytes);
+        self.release(PREFIX_BYTES);
     }
 
     /// How many bytes may be read now: up to `wanted`, at least one. Waits for the budget if the allowance is used up.
@@ -113,8 +118,7 @@ impl Window {
         account.settle(&self.budget);
     }
 
-    /// So many bytes that were read are no part of a frame, and are in memory no longer.
-    pub(crate) fn release(&self, bytes: usize) {
+    fn release(&self, bytes: usize) {
         let mut account = self.account();
         account.held = account.held.saturating_sub(bytes);
         account.settle(&self.budget);
@@ -183,6 +187,20 @@ mod tests {
         assert_eq!(now(window.open()), None);
         window.credit(1);
         assert_eq!(now(window.open()), Some(()));
+    }
+
+    #[test]
+    fn what_was_answered_is_held_no_longer() {
+        let budget = Arc::new(Budget::new(1000));
+        let window = Window::new(Arc::clone(&budget));
+        for _ in 0..ALLOWANCE_BYTES {
+            assert_eq!(now(window.room(PREFIX_BYTES + 10)), Some(PREFIX_BYTES + 10));
+            window.hold(PREFIX_BYTES + 10);
+            window.deliver(10);
+            window.credit(10);
+        }
+        assert_eq!(budget.available(), 1000);
+        assert_eq!(now(window.room(usize::MAX)), Some(ALLOWANCE_BYTES));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! ApiVersions (18): what this broker understands. The first request on most connections.
 //!
-//! The response header is version 0 for every version. A request of an unknown version is answered with UNSUPPORTED_VERSION in the body
-//! of version 0 (KIP-511).
+//! The response header is version 0 for every version. A request of an unknown version is answered with
+//! UNSUPPORTED_VERSION in the body of version 0 (KIP-511).
 
 use crate::api::API_TABLE;
 use crate::error::ErrorCode;
@@ -63,9 +63,6 @@ impl ApiVersionsResponse {
             min_version: api.advertised.min,
             max_version: api.advertised.max,
         });
-        Self {
-            api_keys: api_keys.collect(),
-            ..Self::default()
-        }
+        Self { api_keys: api_keys.collect(), ..Self::default() }
     }
 }

@@ -19,10 +19,7 @@ impl BatchView {
     pub fn new(bytes: Bytes) -> Result<Self, BatchError> {
         let header = BatchHeader::parse(&bytes)?;
         match bytes.len().checked_sub(header.batch_bytes) {
-            None => Err(BatchError::Truncated {
-                needed: header.batch_bytes,
-                available: bytes.len(),
-            }),
+            None => Err(BatchError::Truncated { needed: header.batch_bytes, available: bytes.len() }),
             Some(0) => Ok(Self { bytes, header }),
             Some(count) => Err(BatchError::TrailingBytes { count }),
         }
@@ -51,14 +48,12 @@ impl BatchView {
         if computed == self.header.checksum {
             Ok(())
         } else {
-            Err(BatchError::ChecksumMismatch {
-                stored: self.header.checksum,
-                computed,
-            })
+            Err(BatchError::ChecksumMismatch { stored: self.header.checksum, computed })
         }
     }
 
-    /// The header that the batch gets in the log; the body stays as it is. A `log_append_time` replaces the timestamps of all records.
+    /// The header that the batch gets in the log; the body stays as it is. A `log_append_time` replaces the timestamps
+    /// of all records.
     ///
     /// The checksum of the batch must be valid, because the new one is derived from it without reading the body.
     #[must_use]
@@ -68,11 +63,7 @@ impl BatchView {
         leader_epoch: i32,
         log_append_time: Option<i64>,
     ) -> [u8; HEADER_BYTES] {
-        let mut header = BatchHeader {
-            base_offset,
-            partition_leader_epoch: leader_epoch,
-            ..self.header
-        };
+        let mut header = BatchHeader { base_offset, partition_leader_epoch: leader_epoch, ..self.header };
         if let Some(timestamp) = log_append_time {
             header.attributes = header.attributes.with_log_append_time();
             header.max_timestamp = timestamp;
@@ -83,26 +74,16 @@ impl BatchView {
 
     /// The patched header and the body, as two slices.
     #[must_use]
-    pub fn patched(
-        &self,
-        base_offset: i64,
-        leader_epoch: i32,
-        log_append_time: Option<i64>,
-    ) -> Records {
+    pub fn patched(&self, base_offset: i64, leader_epoch: i32, log_append_time: Option<i64>) -> Records {
         let header = self.patch_header(base_offset, leader_epoch, log_append_time);
-        [Bytes::copy_from_slice(&header), self.body()]
-            .into_iter()
-            .collect()
+        [Bytes::copy_from_slice(&header), self.body()].into_iter().collect()
     }
 
-    /// The header for the same records from another producer identity, as after a bump of the epoch. Needs a valid checksum, as
-    /// [`BatchView::patch_header`] does.
+    /// The header for the same records from another producer identity, as after a bump of the epoch. Needs a valid
+    /// checksum, as [`BatchView::patch_header`] does.
     #[must_use]
     pub fn restamp_producer(&self, producer: Producer) -> [u8; HEADER_BYTES] {
-        let mut header = BatchHeader {
-            producer,
-            ..self.header
-        };
+        let mut header = BatchHeader { producer, ..self.header };
         self.derive_checksum(&mut header);
         header.encode()
     }
@@ -111,25 +92,20 @@ impl BatchView {
     fn derive_checksum(&self, header: &mut BatchHeader) {
         let before = crc32c::crc32c(&self.bytes[CHECKSUM_START..HEADER_BYTES]);
         let after = crc32c::crc32c(&header.encode()[CHECKSUM_START..]);
-        header.checksum =
-            self.header.checksum ^ shift(before ^ after, self.bytes.len() - HEADER_BYTES);
+        header.checksum = self.header.checksum ^ shift(before ^ after, self.bytes.len() - HEADER_BYTES);
     }
 
     /// The batch's records. Compressed ones are decompressed at once, into at most `limit_bytes`.
     pub fn records(&self, limit_bytes: usize) -> Result<RecordIter, BatchError> {
-        let body = self
-            .header
-            .attributes
-            .compression()?
-            .decompress(self.body(), limit_bytes)?;
+        let body = self.header.attributes.compression()?.decompress(self.body(), limit_bytes)?;
         Ok(RecordIter::new(&self.header, body))
     }
 }
 
 /// The batches that lie back to back in a range of bytes, as in a segment or in the answer to a fetch.
 ///
-/// A fetch may end in the middle of a batch: the iteration then ends before it, and [`Batches::remaining`] says how much is left. Ends after
-/// an error.
+/// A fetch may end in the middle of a batch: the iteration then ends before it, and [`Batches::remaining`] says how
+/// much is left. Ends after an error.
 #[derive(Debug, Clone)]
 pub struct Batches {
     bytes: Bytes,
@@ -139,10 +115,7 @@ pub struct Batches {
 impl Batches {
     #[must_use]
     pub fn new(bytes: Bytes) -> Self {
-        Self {
-            bytes,
-            failed: false,
-        }
+        Self { bytes, failed: false }
     }
 
     /// Bytes that no returned batch covers.
@@ -161,10 +134,7 @@ impl Iterator for Batches {
         }
         match BatchHeader::parse(&self.bytes) {
             Ok(header) if header.batch_bytes > self.bytes.len() => None,
-            Ok(header) => Some(Ok(BatchView {
-                bytes: self.bytes.split_to(header.batch_bytes),
-                header,
-            })),
+            Ok(header) => Some(Ok(BatchView { bytes: self.bytes.split_to(header.batch_bytes), header })),
             Err(error) => {
                 self.failed = true;
                 Some(Err(error))

@@ -35,17 +35,11 @@ impl BatchBuilder {
 
     #[must_use]
     pub fn with_kind(compression: Compression, kind: BatchKind) -> Self {
-        Self {
-            compression,
-            kind,
-            bytes: vec![0; HEADER_BYTES],
-            count: 0,
-            base_timestamp: -1,
-            max_timestamp: -1,
-        }
+        Self { compression, kind, bytes: vec![0; HEADER_BYTES], count: 0, base_timestamp: -1, max_timestamp: -1 }
     }
 
-    /// Appends a record and returns its offset delta. `timestamp` is in milliseconds since 1970. On an error nothing is appended.
+    /// Appends a record and returns its offset delta. `timestamp` is in milliseconds since 1970. On an error nothing is
+    /// appended.
     pub fn append(
         &mut self,
         timestamp: i64,
@@ -53,17 +47,9 @@ impl BatchBuilder {
         value: Option<&[u8]>,
         headers: &[(&[u8], Option<&[u8]>)],
     ) -> Result<i32, BatchError> {
-        let base = if self.count == 0 {
-            timestamp
-        } else {
-            self.base_timestamp
-        };
-        let timestamp_delta = timestamp
-            .checked_sub(base)
-            .ok_or(BatchError::InvalidTimestamp {
-                base,
-                delta: timestamp,
-            })?;
+        let base = if self.count == 0 { timestamp } else { self.base_timestamp };
+        let timestamp_delta =
+            timestamp.checked_sub(base).ok_or(BatchError::InvalidTimestamp { base, delta: timestamp })?;
         let offset_delta = self.count;
         let length = record_bytes(timestamp_delta, offset_delta, key, value, headers);
         // Compression may enlarge data that do not compress, by a little; the closing checks again.
@@ -83,23 +69,16 @@ impl BatchBuilder {
             put_nullable(bytes, Some(key));
             put_nullable(bytes, *value);
         }
-        self.max_timestamp = if self.count == 0 {
-            timestamp
-        } else {
-            self.max_timestamp.max(timestamp)
-        };
+        self.max_timestamp = if self.count == 0 { timestamp } else { self.max_timestamp.max(timestamp) };
         self.base_timestamp = base;
         self.count += 1;
         Ok(offset_delta)
     }
 
-    /// How much longer the uncompressed batch would be with this record, give or take the few bytes that depend on its position.
+    /// How much longer the uncompressed batch would be with this record, give or take the few bytes that depend on its
+    /// position.
     #[must_use]
-    pub fn record_bytes_max(
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-        headers: &[(&[u8], Option<&[u8]>)],
-    ) -> usize {
+    pub fn record_bytes_max(key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&[u8], Option<&[u8]>)]) -> usize {
         let length = record_bytes(i64::MAX, i32::MAX, key, value, headers);
         varint::length(length as i64) + length
     }
@@ -137,9 +116,7 @@ impl BatchBuilder {
         let attributes = match self.kind {
             BatchKind::Plain => Attributes::default(),
             BatchKind::Transactional => Attributes::default().with_transactional(),
-            BatchKind::TransactionMarker => {
-                Attributes::default().with_transactional().with_control()
-            }
+            BatchKind::TransactionMarker => Attributes::default().with_transactional().with_control(),
         };
         let header = BatchHeader {
             base_offset: 0,

@@ -1,7 +1,7 @@
 //! CRC-32C arithmetic: how a checksum changes when bytes far in front of it change.
 //!
-//! A CRC is the remainder of a polynomial over GF(2). Bytes in front of `n` others count `x^(8n)` times as much, so their share of the
-//! whole checksum is found by one multiplication, without looking at the others.
+//! A CRC is the remainder of a polynomial over GF(2). Bytes in front of `n` others count `x^(8n)` times as much, so
+//! their share of the whole checksum is found by one multiplication, without looking at the others.
 
 /// The Castagnoli polynomial, lowest power in the highest bit.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
@@ -18,12 +18,11 @@ const POWERS: [u32; 64] = {
     powers
 };
 
-/// The share in a checksum of bytes whose own is `checksum` and that `bytes` others follow. Shares combine by exclusive or.
+/// The share in a checksum of bytes whose own is `checksum` and that `bytes` others follow. Shares combine by exclusive
+/// or.
 pub(super) fn shift(checksum: u32, bytes: usize) -> u32 {
     let set_bits = (0..usize::BITS).filter(|bit| bytes >> bit & 1 == 1);
-    set_bits.fold(checksum, |checksum, bit| {
-        multiply(checksum, POWERS[bit as usize])
-    })
+    set_bits.fold(checksum, |checksum, bit| multiply(checksum, POWERS[bit as usize]))
 }
 
 /// The product of two polynomials modulo the one of the checksum.
@@ -34,11 +33,7 @@ const fn multiply(left: u32, mut right: u32) -> u32 {
         if left & bit != 0 {
             product ^= right;
         }
-        right = if right & 1 == 1 {
-            right >> 1 ^ POLYNOMIAL
-        } else {
-            right >> 1
-        };
+        right = if right & 1 == 1 { right >> 1 ^ POLYNOMIAL } else { right >> 1 };
         bit >>= 1;
     }
     product

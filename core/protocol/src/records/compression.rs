@@ -1,7 +1,8 @@
 //! The four compressions of record batches, with a limit on what comes out.
 //!
-//! Snappy data are in the framing of snappy-java, which Kafka's clients write, or bare, which some others do. LZ4 is the standard frame
-//! with independent blocks, the only kind Kafka's Java client reads. The libraries are behind the feature `compression`.
+//! Snappy data are in the framing of snappy-java, which Kafka's clients write, or bare, which some others do. LZ4 is
+//! the standard frame with independent blocks, the only kind Kafka's Java client reads. The libraries are behind the
+//! feature `compression`.
 
 use std::fmt;
 
@@ -35,7 +36,8 @@ impl Compression {
         }
     }
 
-    /// `body` uncompressed, or an error as soon as that takes more than `limit_bytes`. Without compression it is `body` itself.
+    /// `body` uncompressed, or an error as soon as that takes more than `limit_bytes`. Without compression it is `body`
+    /// itself.
     pub(super) fn decompress(self, body: Bytes, limit_bytes: usize) -> Result<Bytes, BatchError> {
         match self {
             Self::None if body.len() > limit_bytes => Err(BatchError::OverLimit { limit_bytes }),
@@ -59,9 +61,7 @@ impl Compression {
                 Ok(())
             }
             #[cfg(feature = "compression")]
-            Self::Gzip | Self::Snappy | Self::Lz4 | Self::Zstd => {
-                libraries::compress(self, body, output)
-            }
+            Self::Gzip | Self::Snappy | Self::Lz4 | Self::Zstd => libraries::compress(self, body, output),
             #[cfg(not(feature = "compression"))]
             Self::Gzip | Self::Snappy | Self::Lz4 | Self::Zstd => {
                 Err(BatchError::CompressionNotBuilt { compression: self })
@@ -106,41 +106,22 @@ mod libraries {
     /// zstd allocates the window that a frame asks for. No level of a usual client asks for more than 2²³ bytes.
     const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
-    pub(super) fn decompress(
-        compression: Compression,
-        body: &[u8],
-        limit_bytes: usize,
-    ) -> Result<Vec<u8>, BatchError> {
+    pub(super) fn decompress(compression: Compression, body: &[u8], limit_bytes: usize) -> Result<Vec<u8>, BatchError> {
         match compression {
             Compression::None => Ok(body.to_vec()),
-            Compression::Gzip => read_limited(
-                compression,
-                flate2::read::MultiGzDecoder::new(body),
-                limit_bytes,
-            ),
+            Compression::Gzip => read_limited(compression, flate2::read::MultiGzDecoder::new(body), limit_bytes),
             Compression::Snappy => snappy(body, limit_bytes),
-            Compression::Lz4 => read_limited(
-                compression,
-                lz4_flex::frame::FrameDecoder::new(body),
-                limit_bytes,
-            ),
+            Compression::Lz4 => read_limited(compression, lz4_flex::frame::FrameDecoder::new(body), limit_bytes),
             Compression::Zstd => {
                 let damaged = |_| BatchError::DamagedCompression { compression };
-                let mut decoder =
-                    zstd::stream::read::Decoder::with_buffer(body).map_err(damaged)?;
-                decoder
-                    .window_log_max(ZSTD_WINDOW_LOG_MAX)
-                    .map_err(damaged)?;
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(body).map_err(damaged)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(damaged)?;
                 read_limited(compression, decoder, limit_bytes)
             }
         }
     }
 
-    fn read_limited(
-        compression: Compression,
-        reader: impl Read,
-        limit_bytes: usize,
-    ) -> Result<Vec<u8>, BatchError> {
+    fn read_limited(compression: Compression, reader: impl Read, limit_bytes: usize) -> Result<Vec<u8>, BatchError> {
         let mut output = Vec::new();
         reader
             .take((limit_bytes as u64).saturating_add(1))
@@ -153,9 +134,7 @@ mod libraries {
     }
 
     fn snappy(body: &[u8], limit_bytes: usize) -> Result<Vec<u8>, BatchError> {
-        let damaged = BatchError::DamagedCompression {
-            compression: Compression::Snappy,
-        };
+        let damaged = BatchError::DamagedCompression { compression: Compression::Snappy };
         let mut output = Vec::new();
         if !body.starts_with(&XERIAL_HEADER[..XERIAL_MAGIC_BYTES]) {
             snappy_block(body, limit_bytes, &mut output)?;
@@ -172,14 +151,8 @@ mod libraries {
         Ok(output)
     }
 
-    fn snappy_block(
-        block: &[u8],
-        limit_bytes: usize,
-        output: &mut Vec<u8>,
-    ) -> Result<(), BatchError> {
-        let damaged = BatchError::DamagedCompression {
-            compression: Compression::Snappy,
-        };
+    fn snappy_block(block: &[u8], limit_bytes: usize, output: &mut Vec<u8>) -> Result<(), BatchError> {
+        let damaged = BatchError::DamagedCompression { compression: Compression::Snappy };
         let length = snap::raw::decompress_len(block).map_err(|_| damaged.clone())?;
         // The length is only a claim and decides an allocation.
         if length > block.len().saturating_mul(SNAPPY_RATIO_MAX) {
@@ -190,23 +163,16 @@ mod libraries {
             return Err(BatchError::OverLimit { limit_bytes });
         }
         output.resize(start + length, 0);
-        snap::raw::Decoder::new()
-            .decompress(block, &mut output[start..])
-            .map_err(|_| damaged)?;
+        snap::raw::Decoder::new().decompress(block, &mut output[start..]).map_err(|_| damaged)?;
         Ok(())
     }
 
-    pub(super) fn compress(
-        compression: Compression,
-        body: &[u8],
-        output: &mut Vec<u8>,
-    ) -> Result<(), BatchError> {
+    pub(super) fn compress(compression: Compression, body: &[u8], output: &mut Vec<u8>) -> Result<(), BatchError> {
         const MEMORY: &str = "writing into memory does not fail";
         match compression {
             Compression::None => output.extend_from_slice(body),
             Compression::Gzip => {
-                let mut encoder =
-                    flate2::write::GzEncoder::new(output, flate2::Compression::default());
+                let mut encoder = flate2::write::GzEncoder::new(output, flate2::Compression::default());
                 encoder.write_all(body).expect(MEMORY);
                 encoder.finish().expect(MEMORY);
             }
@@ -214,9 +180,7 @@ mod libraries {
                 output.extend_from_slice(&XERIAL_HEADER);
                 let mut encoder = snap::raw::Encoder::new();
                 for block in body.chunks(SNAPPY_BLOCK_BYTES) {
-                    let packed = encoder
-                        .compress_vec(block)
-                        .expect("a block is far below snappy's limit of 4 GiB");
+                    let packed = encoder.compress_vec(block).expect("a block is far below snappy's limit of 4 GiB");
                     output.extend_from_slice(&(packed.len() as u32).to_be_bytes());
                     output.extend_from_slice(&packed);
                 }

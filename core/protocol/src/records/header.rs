@@ -1,7 +1,7 @@
 //! The 61 bytes in front of every batch.
 //!
-//! Base offset, length and leader epoch lie before the checksum and are not covered by it, so that a broker assigns them without touching
-//! the records. Everything from the attributes on is covered.
+//! Base offset, length and leader epoch lie before the checksum and are not covered by it, so that a broker assigns
+//! them without touching the records. Everything from the attributes on is covered.
 
 use super::{BatchError, Compression};
 
@@ -41,11 +41,7 @@ impl Attributes {
 
     #[must_use]
     pub const fn timestamp_type(self) -> TimestampType {
-        if self.0 & LOG_APPEND_TIME_BIT == 0 {
-            TimestampType::CreateTime
-        } else {
-            TimestampType::LogAppendTime
-        }
+        if self.0 & LOG_APPEND_TIME_BIT == 0 { TimestampType::CreateTime } else { TimestampType::LogAppendTime }
     }
 
     #[must_use]
@@ -96,11 +92,7 @@ pub struct Producer {
 }
 
 /// What a producer stamps that is not idempotent.
-pub const NO_PRODUCER: Producer = Producer {
-    id: -1,
-    epoch: -1,
-    base_sequence: -1,
-};
+pub const NO_PRODUCER: Producer = Producer { id: -1, epoch: -1, base_sequence: -1 };
 
 impl Default for Producer {
     fn default() -> Self {
@@ -110,8 +102,8 @@ impl Default for Producer {
 
 /// A parsed batch header.
 ///
-/// Parsing promises: magic 2; a length of at least a header; a last offset delta that is not negative and does not overflow; a record
-/// count that is not negative and, without compression, fits the length.
+/// Parsing promises: magic 2; a length of at least a header; a last offset delta that is not negative and does not
+/// overflow; a record count that is not negative and, without compression, fits the length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchHeader {
     pub base_offset: i64,
@@ -132,10 +124,8 @@ pub struct BatchHeader {
 impl BatchHeader {
     /// Length of the batch that begins with `bytes`, which may hold less than all of it. Needs 12 bytes.
     pub fn batch_bytes(bytes: &[u8]) -> Result<usize, BatchError> {
-        let prefix: &[u8; LENGTH_OVERHEAD] = bytes.first_chunk().ok_or(BatchError::Truncated {
-            needed: LENGTH_OVERHEAD,
-            available: bytes.len(),
-        })?;
+        let prefix: &[u8; LENGTH_OVERHEAD] =
+            bytes.first_chunk().ok_or(BatchError::Truncated { needed: LENGTH_OVERHEAD, available: bytes.len() })?;
         let length = i32::from_be_bytes(field(prefix, 8));
         match usize::try_from(length) {
             Ok(length) if length >= HEADER_BYTES - LENGTH_OVERHEAD => Ok(LENGTH_OVERHEAD + length),
@@ -152,10 +142,8 @@ impl BatchHeader {
             return Err(BatchError::UnsupportedMagic { magic: magic as i8 });
         }
         let batch_bytes = Self::batch_bytes(bytes)?;
-        let bytes: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or(BatchError::Truncated {
-            needed: HEADER_BYTES,
-            available: bytes.len(),
-        })?;
+        let bytes: &[u8; HEADER_BYTES] =
+            bytes.first_chunk().ok_or(BatchError::Truncated { needed: HEADER_BYTES, available: bytes.len() })?;
         let header = Self {
             base_offset: i64::from_be_bytes(field(bytes, 0)),
             batch_bytes,
@@ -179,20 +167,14 @@ impl BatchHeader {
     fn check(&self) -> Result<(), BatchError> {
         let delta = self.last_offset_delta;
         if delta < 0 || self.base_offset.checked_add(i64::from(delta)).is_none() {
-            return Err(BatchError::InvalidOffsets {
-                base_offset: self.base_offset,
-                delta,
-            });
+            return Err(BatchError::InvalidOffsets { base_offset: self.base_offset, delta });
         }
         let body_bytes = self.batch_bytes - HEADER_BYTES;
         let compressed = self.attributes.compression()? != Compression::None;
-        let fits = usize::try_from(self.record_count)
-            .is_ok_and(|count| compressed || count <= body_bytes / RECORD_BYTES_MIN);
+        let fits =
+            usize::try_from(self.record_count).is_ok_and(|count| compressed || count <= body_bytes / RECORD_BYTES_MIN);
         if !fits {
-            return Err(BatchError::InvalidRecordCount {
-                count: self.record_count,
-                body_bytes,
-            });
+            return Err(BatchError::InvalidRecordCount { count: self.record_count, body_bytes });
         }
         Ok(())
     }
@@ -200,8 +182,8 @@ impl BatchHeader {
     /// The header's bytes.
     #[must_use]
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
-        let length = i32::try_from(self.batch_bytes - LENGTH_OVERHEAD)
-            .expect("parsed from 32 bits, or checked by the builder");
+        let length =
+            i32::try_from(self.batch_bytes - LENGTH_OVERHEAD).expect("parsed from 32 bits, or checked by the builder");
         let mut bytes = [0; HEADER_BYTES];
         put(&mut bytes, 0, self.base_offset.to_be_bytes());
         put(&mut bytes, 8, length.to_be_bytes());
@@ -243,8 +225,7 @@ impl BatchHeader {
         if self.producer.base_sequence < 0 {
             return self.producer.base_sequence;
         }
-        ((i64::from(self.producer.base_sequence) + i64::from(self.last_offset_delta))
-            & i64::from(i32::MAX)) as i32
+        ((i64::from(self.producer.base_sequence) + i64::from(self.last_offset_delta)) & i64::from(i32::MAX)) as i32
     }
 }
 

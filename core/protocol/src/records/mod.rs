@@ -1,10 +1,11 @@
 //! Record batches of Kafka's format 2 (KIP-98), the only format of Kauri's log and of its wire.
 //!
-//! A batch is looked at through its 61-byte header ([`BatchView`]); its records are decoded only by those who need them: clients and the
-//! compactor. The broker assigns offset, epoch and append time by writing a new header and keeping the body as it came.
+//! A batch is looked at through its 61-byte header ([`BatchView`]); its records are decoded only by those who need
+//! them: clients and the compactor. The broker assigns offset, epoch and append time by writing a new header and
+//! keeping the body as it came.
 //!
-//! Invariant: every position, count and length is checked before it is used, so hostile bytes give an error. Decompression stops at a limit
-//! that the caller sets.
+//! Invariant: every position, count and length is checked before it is used, so hostile bytes give an error.
+//! Decompression stops at a limit that the caller sets.
 
 mod batch;
 mod builder;

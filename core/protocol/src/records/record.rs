@@ -46,13 +46,9 @@ impl Headers {
         let mut position = 0;
         (0..self.count).map(move |_| {
             let mut rest = &encoded[position..];
-            let (key, value) =
-                header(&mut rest).expect("the headers were checked when their record was decoded");
+            let (key, value) = header(&mut rest).expect("the headers were checked when their record was decoded");
             position = encoded.len() - rest.len();
-            Header {
-                key: encoded.slice_ref(key),
-                value: value.map(|value| encoded.slice_ref(value)),
-            }
+            Header { key: encoded.slice_ref(key), value: value.map(|value| encoded.slice_ref(value)) }
         })
     }
 }
@@ -111,21 +107,15 @@ impl RecordIter {
         self.next_offset_delta = i64::from(delta) + 1;
         let timestamp = match self.timestamps {
             Timestamps::All(timestamp) => timestamp,
-            Timestamps::Base(base) => {
-                base.checked_add(timestamp_delta)
-                    .ok_or(BatchError::InvalidTimestamp {
-                        base,
-                        delta: timestamp_delta,
-                    })?
-            }
+            Timestamps::Base(base) => base
+                .checked_add(timestamp_delta)
+                .ok_or(BatchError::InvalidTimestamp { base, delta: timestamp_delta })?,
         };
         let key = nullable(rest)?.map(|key| body.slice_ref(key));
         let value = nullable(rest)?.map(|value| body.slice_ref(value));
         let count = varint::read_i32(rest)?;
         let encoded = *rest;
-        let count = usize::try_from(count).map_err(|_| BatchError::InvalidRecordLength {
-            length: i64::from(count),
-        })?;
+        let count = usize::try_from(count).map_err(|_| BatchError::InvalidRecordLength { length: i64::from(count) })?;
         for _ in 0..count {
             // Each header takes two bytes at least, so the record's length ends a lie about their count.
             header(rest)?;
@@ -138,10 +128,7 @@ impl RecordIter {
             timestamp,
             key,
             value,
-            headers: Headers {
-                encoded: body.slice_ref(encoded),
-                count,
-            },
+            headers: Headers { encoded: body.slice_ref(encoded), count },
         })
     }
 }
@@ -154,9 +141,7 @@ impl Iterator for RecordIter {
             self.left -= 1;
             self.record()
         } else if self.position < self.body.len() {
-            Err(BatchError::TrailingBytes {
-                count: self.body.len() - self.position,
-            })
+            Err(BatchError::TrailingBytes { count: self.body.len() - self.position })
         } else {
             return None;
         };
@@ -183,10 +168,8 @@ fn nullable<'a>(rest: &mut &'a [u8]) -> Result<Option<&'a [u8]>, BatchError> {
 
 fn take<'a>(rest: &mut &'a [u8], length: i64) -> Result<&'a [u8], BatchError> {
     let length = usize::try_from(length).map_err(|_| BatchError::InvalidRecordLength { length })?;
-    let (taken, after) = rest.split_at_checked(length).ok_or(BatchError::Truncated {
-        needed: length,
-        available: rest.len(),
-    })?;
+    let (taken, after) =
+        rest.split_at_checked(length).ok_or(BatchError::Truncated { needed: length, available: rest.len() })?;
     *rest = after;
     Ok(taken)
 }

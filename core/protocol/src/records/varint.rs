@@ -17,10 +17,7 @@ pub(super) fn read_i64(bytes: &mut &[u8]) -> Result<i64, BatchError> {
         }
     }
     match bytes.len() {
-        0..10 => Err(BatchError::Truncated {
-            needed: bytes.len() + 1,
-            available: bytes.len(),
-        }),
+        0..10 => Err(BatchError::Truncated { needed: bytes.len() + 1, available: bytes.len() }),
         _ => Err(BatchError::InvalidVarint),
     }
 }
@@ -71,17 +68,8 @@ mod tests {
 
     #[test]
     fn overlong_and_cut_numbers_are_refused() {
-        assert_eq!(
-            read_i64(&mut &[0xff; 10][..]),
-            Err(BatchError::InvalidVarint)
-        );
-        assert_eq!(
-            read_i64(&mut &[0x80][..]),
-            Err(BatchError::Truncated {
-                needed: 2,
-                available: 1
-            })
-        );
+        assert_eq!(read_i64(&mut &[0xff; 10][..]), Err(BatchError::InvalidVarint));
+        assert_eq!(read_i64(&mut &[0x80][..]), Err(BatchError::Truncated { needed: 2, available: 1 }));
         let mut bytes = Vec::new();
         put(&mut bytes, i64::from(i32::MAX) + 1);
         assert_eq!(read_i32(&mut &bytes[..]), Err(BatchError::InvalidVarint));

@@ -11,9 +11,7 @@ pub enum DecodeError {
     InvalidLength { length: i64 },
     #[error("a count of {count} elements cannot fit into the {remaining} bytes that remain")]
     CountExceedsBytes { count: usize, remaining: usize },
-    #[error(
-        "the message would take more than {budget_bytes} bytes of memory, out of proportion to its length"
-    )]
+    #[error("the message would take more than {budget_bytes} bytes of memory, out of proportion to its length")]
     OverBudget { budget_bytes: usize },
     #[error("a varint is longer than its type allows")]
     InvalidVarint,
@@ -31,7 +29,8 @@ pub enum DecodeError {
     UnsupportedVersion { api: &'static str, version: i16 },
 }
 
-/// Why a value cannot be written in the version asked for. Always the fault of the code that built the value or chose the version.
+/// Why a value cannot be written in the version asked for. Always the fault of the code that built the value or chose
+/// the version.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EncodeError {
     #[error("version {version} of {api} is not supported")]

@@ -197,10 +197,7 @@ impl Wire for Bytes {
 }
 
 impl<T: Wire> Wire for Option<Vec<T>> {
-    const TYPE: Type = Type::Array {
-        element: &T::TYPE,
-        nullable: true,
-    };
+    const TYPE: Type = Type::Array { element: &T::TYPE, nullable: true };
 
     fn size_min(context: Context) -> usize {
         if context.flexible { 1 } else { 4 }
@@ -232,10 +229,7 @@ impl<T: Wire> Wire for Option<Vec<T>> {
 }
 
 impl<T: Wire> Wire for Vec<T> {
-    const TYPE: Type = Type::Array {
-        element: &T::TYPE,
-        nullable: false,
-    };
+    const TYPE: Type = Type::Array { element: &T::TYPE, nullable: false };
 
     fn size_min(context: Context) -> usize {
         Option::<Self>::size_min(context)

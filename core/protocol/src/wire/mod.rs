@@ -1,8 +1,9 @@
 //! The primitive types of the wire and how they are read and written.
 //!
-//! Owns the bounded [`Reader`], the gathering [`Writer`], and the [`Wire`] trait that every field type implements. Numbers are big-endian.
-//! In a *flexible* version strings, byte strings and arrays carry an unsigned varint of their length plus one, and every structure ends
-//! with a section of tagged fields (KIP-482); in older versions lengths are fixed-width and -1 means null.
+//! Owns the bounded [`Reader`], the gathering [`Writer`], and the [`Wire`] trait that every field type implements.
+//! Numbers are big-endian. In a *flexible* version strings, byte strings and arrays carry an unsigned varint of their
+//! length plus one, and every structure ends with a section of tagged fields (KIP-482); in older versions lengths are
+//! fixed-width and -1 means null.
 //!
 //! Knows nothing of any particular message.
 

@@ -1,8 +1,9 @@
 //! A cursor over one frame that never reads, and never lets its caller allocate, more than the frame pays for.
 //!
-//! Two guards: a count of elements is checked against the bytes that remain, each element costing at least its smallest wire size; and
-//! all memory that decoded arrays take is drawn from a budget proportional to the frame's length, because small elements (two bytes on
-//! the wire, a hundred in memory) would otherwise amplify a well-formed frame by two orders of magnitude.
+//! Two guards: a count of elements is checked against the bytes that remain, each element costing at least its smallest
+//! wire size; and all memory that decoded arrays take is drawn from a budget proportional to the frame's length,
+//! because small elements (two bytes on the wire, a hundred in memory) would otherwise amplify a well-formed frame by
+//! two orders of magnitude.
 
 use bytes::Bytes;
 
@@ -27,18 +28,9 @@ impl Reader {
 
     #[must_use]
     pub fn new(frame: Bytes) -> Self {
-        let budget_bytes = frame
-            .len()
-            .saturating_mul(Self::BUDGET_PER_BYTE)
-            .saturating_add(Self::BUDGET_BASE_BYTES);
+        let budget_bytes = frame.len().saturating_mul(Self::BUDGET_PER_BYTE).saturating_add(Self::BUDGET_BASE_BYTES);
         let end = frame.len();
-        Self {
-            frame,
-            position: 0,
-            end,
-            budget: budget_bytes,
-            budget_bytes,
-        }
+        Self { frame, position: 0, end, budget: budget_bytes, budget_bytes }
     }
 
     #[must_use]
@@ -73,10 +65,7 @@ impl Reader {
     fn take(&mut self, count: usize) -> Result<&[u8], DecodeError> {
         let remaining = self.remaining();
         if count > remaining {
-            return Err(DecodeError::Truncated {
-                needed: count,
-                remaining,
-            });
+            return Err(DecodeError::Truncated { needed: count, remaining });
         }
         let start = self.position;
         self.position += count;
@@ -86,9 +75,7 @@ impl Reader {
     #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let bytes = self.take(N)?;
-        Ok(bytes
-            .try_into()
-            .expect("take returns exactly as many bytes as asked"))
+        Ok(bytes.try_into().expect("take returns exactly as many bytes as asked"))
     }
 
     #[inline]
@@ -169,21 +156,13 @@ impl Reader {
     /// Length of a string: 16 bits, or compact. `None` is null.
     #[inline]
     pub fn string_length(&mut self, flexible: bool) -> Result<Option<usize>, DecodeError> {
-        if flexible {
-            self.compact_length()
-        } else {
-            length(i64::from(self.i16()?))
-        }
+        if flexible { self.compact_length() } else { length(i64::from(self.i16()?)) }
     }
 
     /// Length of a byte string or count of an array: 32 bits, or compact. `None` is null.
     #[inline]
     pub fn length(&mut self, flexible: bool) -> Result<Option<usize>, DecodeError> {
-        if flexible {
-            self.compact_length()
-        } else {
-            length(i64::from(self.i32()?))
-        }
+        if flexible { self.compact_length() } else { length(i64::from(self.i32()?)) }
     }
 
     #[inline]
@@ -192,21 +171,13 @@ impl Reader {
         Ok(plus_one.checked_sub(1))
     }
 
-    /// Checks that `count` elements of at least `size_min` wire bytes can follow and draws `count * memory` bytes from the budget.
-    /// After this, and only after this, may a vector of `count` elements be allocated.
+    /// Checks that `count` elements of at least `size_min` wire bytes can follow and draws `count * memory` bytes from
+    /// the budget. After this, and only after this, may a vector of `count` elements be allocated.
     #[inline]
-    pub fn pay_for(
-        &mut self,
-        count: usize,
-        size_min: usize,
-        memory: usize,
-    ) -> Result<(), DecodeError> {
+    pub fn pay_for(&mut self, count: usize, size_min: usize, memory: usize) -> Result<(), DecodeError> {
         let remaining = self.remaining();
         // An element of no bytes at all would make any count plausible.
-        if count
-            .checked_mul(size_min.max(1))
-            .is_none_or(|bytes| bytes > remaining)
-        {
+        if count.checked_mul(size_min.max(1)).is_none_or(|bytes| bytes > remaining) {
             return Err(DecodeError::CountExceedsBytes { count, remaining });
         }
         self.draw(count.saturating_mul(memory))
@@ -220,14 +191,12 @@ impl Reader {
                 self.budget = left;
                 Ok(())
             }
-            None => Err(DecodeError::OverBudget {
-                budget_bytes: self.budget_bytes,
-            }),
+            None => Err(DecodeError::OverBudget { budget_bytes: self.budget_bytes }),
         }
     }
 
-    /// Reads a section of tagged fields (KIP-482). `known` decodes the field of a tag and answers true, or answers false for a tag it does
-    /// not know, which is then skipped: unknown tags are how newer peers extend a version.
+    /// Reads a section of tagged fields (KIP-482). `known` decodes the field of a tag and answers true, or answers
+    /// false for a tag it does not know, which is then skipped: unknown tags are how newer peers extend a version.
     #[inline]
     pub fn tagged_fields(
         &mut self,
@@ -239,10 +208,7 @@ impl Reader {
             let length = self.unsigned_varint()? as usize;
             let remaining = self.remaining();
             if length > remaining {
-                return Err(DecodeError::Truncated {
-                    needed: length,
-                    remaining,
-                });
+                return Err(DecodeError::Truncated { needed: length, remaining });
             }
             let outer_end = self.end;
             self.end = self.position + length;
@@ -262,9 +228,7 @@ impl Reader {
 fn length(length: i64) -> Result<Option<usize>, DecodeError> {
     match length {
         -1 => Ok(None),
-        _ => usize::try_from(length)
-            .map(Some)
-            .map_err(|_| DecodeError::InvalidLength { length }),
+        _ => usize::try_from(length).map(Some).map_err(|_| DecodeError::InvalidLength { length }),
     }
 }
 
@@ -278,39 +242,19 @@ mod tests {
 
     #[test]
     fn varints_longer_than_32_bits_are_refused() {
-        assert_eq!(
-            reader(&[0xff, 0xff, 0xff, 0xff, 0x0f]).unsigned_varint(),
-            Ok(u32::MAX)
-        );
-        assert_eq!(
-            reader(&[0xff, 0xff, 0xff, 0xff, 0x10]).unsigned_varint(),
-            Err(DecodeError::InvalidVarint)
-        );
-        assert_eq!(
-            reader(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x00]).unsigned_varint(),
-            Err(DecodeError::InvalidVarint)
-        );
-        assert_eq!(
-            reader(&[0x80]).unsigned_varint(),
-            Err(DecodeError::Truncated {
-                needed: 1,
-                remaining: 0
-            })
-        );
+        assert_eq!(reader(&[0xff, 0xff, 0xff, 0xff, 0x0f]).unsigned_varint(), Ok(u32::MAX));
+        assert_eq!(reader(&[0xff, 0xff, 0xff, 0xff, 0x10]).unsigned_varint(), Err(DecodeError::InvalidVarint));
+        assert_eq!(reader(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x00]).unsigned_varint(), Err(DecodeError::InvalidVarint));
+        assert_eq!(reader(&[0x80]).unsigned_varint(), Err(DecodeError::Truncated { needed: 1, remaining: 0 }));
     }
 
     #[test]
     fn lengths_below_minus_one_are_refused() {
         assert_eq!(reader(&[0xff, 0xff]).string_length(false), Ok(None));
-        assert_eq!(
-            reader(&[0xff, 0xfe]).string_length(false),
-            Err(DecodeError::InvalidLength { length: -2 })
-        );
+        assert_eq!(reader(&[0xff, 0xfe]).string_length(false), Err(DecodeError::InvalidLength { length: -2 }));
         assert_eq!(
             reader(&[0x80, 0, 0, 0]).length(false),
-            Err(DecodeError::InvalidLength {
-                length: i64::from(i32::MIN)
-            })
+            Err(DecodeError::InvalidLength { length: i64::from(i32::MIN) })
         );
         assert_eq!(reader(&[0]).length(true), Ok(None));
     }
@@ -330,31 +274,17 @@ mod tests {
         let budget = 1000 * Reader::BUDGET_PER_BYTE + Reader::BUDGET_BASE_BYTES;
         reader.pay_for(1000, 1, 16).unwrap();
         reader.pay_for(16, 1, 1024).unwrap();
-        assert_eq!(
-            reader.pay_for(1, 1, 1),
-            Err(DecodeError::OverBudget {
-                budget_bytes: budget
-            })
-        );
+        assert_eq!(reader.pay_for(1, 1, 1), Err(DecodeError::OverBudget { budget_bytes: budget }));
     }
 
     #[test]
     fn a_tagged_field_must_fill_its_length() {
         // One field with tag 0 and two bytes, of which the decoder reads one.
         let result = reader(&[1, 0, 2, 7, 7]).tagged_fields(|reader, _| reader.i8().map(|_| true));
-        assert_eq!(
-            result,
-            Err(DecodeError::TaggedFieldLength { tag: 0, length: 2 })
-        );
+        assert_eq!(result, Err(DecodeError::TaggedFieldLength { tag: 0, length: 2 }));
         // A tagged field cannot read into what follows it.
         let result = reader(&[1, 0, 1, 7, 7]).tagged_fields(|reader, _| reader.i16().map(|_| true));
-        assert_eq!(
-            result,
-            Err(DecodeError::Truncated {
-                needed: 2,
-                remaining: 1
-            })
-        );
+        assert_eq!(result, Err(DecodeError::Truncated { needed: 2, remaining: 1 }));
         // An unknown one is skipped.
         let mut skipping = reader(&[1, 9, 2, 7, 7, 42]);
         skipping.tagged_fields(|_, _| Ok(false)).unwrap();

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::{Context, DecodeError, EncodeError, Reader, Wire, Writer};
 use crate::schema::Type;
 
-/// The records of one fetched partition: slices that follow each other on the wire but not in memory, such as a patched batch header
-/// and the batch body it belongs to. Two values are equal if their bytes are, however they are sliced.
+/// The records of one fetched partition: slices that follow each other on the wire but not in memory, such as a patched
+/// batch header and the batch body it belongs to. Two values are equal if their bytes are, however they are sliced.
 #[derive(Debug, Clone, Default)]
 pub struct Records {
     slices: Vec<Bytes>,
@@ -71,12 +71,7 @@ impl FromIterator<Bytes> for Records {
 
 impl PartialEq for Records {
     fn eq(&self, other: &Self) -> bool {
-        self.len() == other.len()
-            && self
-                .slices
-                .iter()
-                .flatten()
-                .eq(other.slices.iter().flatten())
+        self.len() == other.len() && self.slices.iter().flatten().eq(other.slices.iter().flatten())
     }
 }
 
@@ -94,13 +89,7 @@ impl Wire for Option<Records> {
         if bytes.as_ref().is_some_and(|bytes| !bytes.is_empty()) {
             reader.draw(size_of::<Bytes>())?;
         }
-        Ok(bytes.map(|bytes| Records {
-            slices: if bytes.is_empty() {
-                Vec::new()
-            } else {
-                vec![bytes]
-            },
-        }))
+        Ok(bytes.map(|bytes| Records { slices: if bytes.is_empty() { Vec::new() } else { vec![bytes] } }))
     }
 
     fn encode(&self, writer: &mut Writer, context: Context) -> Result<(), EncodeError> {

@@ -10,7 +10,8 @@ use bytes::Bytes;
 
 /// UTF-8 backed by [`Bytes`]: cloning and decoding never copy the text.
 ///
-/// A decoded `Str` keeps its whole frame alive. What outlives the request (topic names in maps, client ids) is [`Str::detached`] first.
+/// A decoded `Str` keeps its whole frame alive. What outlives the request (topic names in maps, client ids) is
+/// [`Str::detached`] first.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Str(Bytes);
 
@@ -28,8 +29,7 @@ impl Str {
 
     #[must_use]
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0)
-            .expect("checked when the Str was made, and Bytes do not change")
+        std::str::from_utf8(&self.0).expect("checked when the Str was made, and Bytes do not change")
     }
 
     #[must_use]

@@ -15,9 +15,7 @@ pub(crate) fn decode_field<T: Wire>(
         Ok(value) if value.is_null() && !presence.nullable.contains(context.version) => {
             Err(DecodeError::UnexpectedNull { field })
         }
-        Err(DecodeError::UnexpectedNull { field: "" }) => {
-            Err(DecodeError::UnexpectedNull { field })
-        }
+        Err(DecodeError::UnexpectedNull { field: "" }) => Err(DecodeError::UnexpectedNull { field }),
         result => result,
     }
 }
@@ -31,10 +29,7 @@ pub(crate) fn encode_field<T: Wire>(
     field: &'static str,
 ) -> Result<(), EncodeError> {
     if value.is_null() && !presence.nullable.contains(context.version) {
-        return Err(EncodeError::UnexpectedNull {
-            field,
-            version: context.version,
-        });
+        return Err(EncodeError::UnexpectedNull { field, version: context.version });
     }
     value.encode(writer, context)
 }
@@ -48,21 +43,15 @@ pub(crate) struct TaggedFields {
 
 impl TaggedFields {
     /// Must be called in ascending order of tags, which is the order in which they are declared.
-    pub(crate) fn add<T: Wire>(
-        &mut self,
-        tag: u32,
-        value: &T,
-        context: Context,
-    ) -> Result<(), EncodeError> {
-        // The length comes first and its own length varies, so the value is encoded on the side. Tagged fields are rare and small.
+    pub(crate) fn add<T: Wire>(&mut self, tag: u32, value: &T, context: Context) -> Result<(), EncodeError> {
+        // The length comes first and its own length varies, so the value is encoded on the side. Tagged fields are rare
+        // and small.
         let mut scratch = Writer::new();
         value.encode(&mut scratch, context)?;
         let length = scratch.len();
         self.count += 1;
         self.encoded.put_unsigned_varint(tag);
-        self.encoded.put_unsigned_varint(
-            u32::try_from(length).map_err(|_| EncodeError::TooLong { length })?,
-        );
+        self.encoded.put_unsigned_varint(u32::try_from(length).map_err(|_| EncodeError::TooLong { length })?);
         self.encoded.append(scratch);
         Ok(())
     }

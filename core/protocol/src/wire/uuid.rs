@@ -1,4 +1,5 @@
-//! 128-bit identifiers as Kafka writes them: 16 bytes on the wire, 22 characters of url-safe base64 without padding in text.
+//! 128-bit identifiers as Kafka writes them: 16 bytes on the wire, 22 characters of url-safe base64 without padding in
+//! text.
 
 use std::fmt;
 use std::str::FromStr;
@@ -57,10 +58,7 @@ impl FromStr for Uuid {
         }
         let mut value = 0u128;
         for (index, byte) in text.bytes().enumerate() {
-            let bits = ALPHABET
-                .iter()
-                .position(|&letter| letter == byte)
-                .ok_or(ParseUuidError)? as u128;
+            let bits = ALPHABET.iter().position(|&letter| letter == byte).ok_or(ParseUuidError)? as u128;
             if index + 1 < TEXT_LENGTH {
                 value = value << 6 | bits;
             } else if bits & 0xf == 0 {
@@ -89,13 +87,7 @@ mod tests {
 
     #[test]
     fn text_that_is_no_id_is_refused() {
-        for text in [
-            "",
-            "AAAA",
-            "AAAAAAAAAAAAAAAAAAAAA+",
-            "AAAAAAAAAAAAAAAAAAAAAB",
-            "AAAAAAAAAAAAAAAAAAAAAA==",
-        ] {
+        for text in ["", "AAAA", "AAAAAAAAAAAAAAAAAAAAA+", "AAAAAAAAAAAAAAAAAAAAAB", "AAAAAAAAAAAAAAAAAAAAAA=="] {
             assert_eq!(text.parse::<Uuid>(), Err(ParseUuidError), "{text}");
         }
     }

@@ -1,7 +1,8 @@
 //! Gathers an encoded message as a list of slices.
 //!
-//! Small fields go into one growing buffer; byte strings of [`SEGMENT_BYTES_MIN`] and more are remembered with their place and become
-//! segments of their own, so that a fetched batch reaches the socket without a copy. All small pieces share one allocation.
+//! Small fields go into one growing buffer; byte strings of [`SEGMENT_BYTES_MIN`] and more are remembered with their
+//! place and become segments of their own, so that a fetched batch reaches the socket without a copy. All small pieces
+//! share one allocation.
 
 use bytes::Bytes;
 
@@ -27,10 +28,7 @@ impl Writer {
 
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
-        Self {
-            small: Vec::with_capacity(bytes),
-            ..Self::default()
-        }
+        Self { small: Vec::with_capacity(bytes), ..Self::default() }
     }
 
     /// A writer whose output will begin with the four-byte length of what follows; see [`Writer::into_frame`].
@@ -43,10 +41,7 @@ impl Writer {
 
     /// Fills in the length that [`Writer::for_frame`] left room for.
     pub fn into_frame(mut self) -> Result<Vec<Bytes>, EncodeError> {
-        let length = self
-            .len()
-            .checked_sub(4)
-            .expect("the writer was made by for_frame, which writes four bytes");
+        let length = self.len().checked_sub(4).expect("the writer was made by for_frame, which writes four bytes");
         let prefix = i32::try_from(length).map_err(|_| EncodeError::TooLong { length })?;
         self.small[..4].copy_from_slice(&prefix.to_be_bytes());
         Ok(self.into_segments())
@@ -68,11 +63,7 @@ impl Writer {
     pub fn into_segments(self) -> Vec<Bytes> {
         let small = Bytes::from(self.small);
         if self.large.is_empty() {
-            return if small.is_empty() {
-                Vec::new()
-            } else {
-                vec![small]
-            };
+            return if small.is_empty() { Vec::new() } else { vec![small] };
         }
         let mut segments = Vec::with_capacity(2 * self.large.len() + 1);
         let mut start = 0;
@@ -171,22 +162,14 @@ impl Writer {
     pub fn append(&mut self, other: Self) {
         let offset = self.small.len();
         self.small.extend_from_slice(&other.small);
-        self.large.extend(
-            other
-                .large
-                .into_iter()
-                .map(|(position, bytes)| (offset + position, bytes)),
-        );
+        self.large.extend(other.large.into_iter().map(|(position, bytes)| (offset + position, bytes)));
         self.large_bytes += other.large_bytes;
     }
 
-    /// Length of a string, `None` for null. Kafka's own decoder refuses compact strings that would not fit the old 16-bit length.
+    /// Length of a string, `None` for null. Kafka's own decoder refuses compact strings that would not fit the old
+    /// 16-bit length.
     #[inline]
-    pub fn put_string_length(
-        &mut self,
-        length: Option<usize>,
-        flexible: bool,
-    ) -> Result<(), EncodeError> {
+    pub fn put_string_length(&mut self, length: Option<usize>, flexible: bool) -> Result<(), EncodeError> {
         let length = match length {
             None => -1,
             Some(length) => i16::try_from(length).map_err(|_| EncodeError::TooLong { length })?,
@@ -233,10 +216,7 @@ mod tests {
         assert_eq!(lengths, [4, SEGMENT_BYTES_MIN, 7, SEGMENT_BYTES_MIN]);
         assert_eq!(segments[1].as_ptr(), body.as_ptr());
         assert_eq!(segments[3].as_ptr(), body.as_ptr());
-        assert_eq!(
-            segments[0][..],
-            (2 * SEGMENT_BYTES_MIN as i32 + 7).to_be_bytes()
-        );
+        assert_eq!(segments[0][..], (2 * SEGMENT_BYTES_MIN as i32 + 7).to_be_bytes());
     }
 
     #[test]
@@ -252,10 +232,7 @@ mod tests {
         outer.put_i8(4);
         let segments = outer.into_segments();
         assert_eq!(segments.len(), 3);
-        assert_eq!(
-            (&segments[0][..], &segments[2][..]),
-            (&[1, 2][..], &[3, 4][..])
-        );
+        assert_eq!((&segments[0][..], &segments[2][..]), (&[1, 2][..], &[3, 4][..]));
     }
 
     #[test]

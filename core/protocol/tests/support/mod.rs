@@ -1,4 +1,5 @@
-//! Random valid messages, written from the schema and not with the codec, so that the codec is checked against something else.
+//! Random valid messages, written from the schema and not with the codec, so that the codec is checked against
+//! something else.
 
 use kauri_protocol::schema::{Struct, Type};
 
@@ -29,13 +30,7 @@ impl Random {
 }
 
 /// Writes a random value of `structure` as it looks on the wire in `version`.
-pub(crate) fn write_struct(
-    out: &mut Vec<u8>,
-    structure: &Struct,
-    version: i16,
-    flexible: bool,
-    random: &mut Random,
-) {
+pub(crate) fn write_struct(out: &mut Vec<u8>, structure: &Struct, version: i16, flexible: bool, random: &mut Random) {
     let mut tagged = Vec::new();
     for field in structure.fields {
         if !field.presence.versions.contains(version) {
@@ -66,14 +61,7 @@ pub(crate) fn write_struct(
     }
 }
 
-fn write_value(
-    out: &mut Vec<u8>,
-    type_: &Type,
-    nulls: bool,
-    version: i16,
-    flexible: bool,
-    random: &mut Random,
-) {
+fn write_value(out: &mut Vec<u8>, type_: &Type, nulls: bool, version: i16, flexible: bool, random: &mut Random) {
     let null = |nullable: bool, random: &mut Random| nullable && nulls && random.once_in(4);
     match *type_ {
         Type::Bool => out.push(random.below(2) as u8),
@@ -101,11 +89,7 @@ fn write_value(
             if null(nullable, random) {
                 return put_null(out, flexible);
             }
-            let count = if random.once_in(4) {
-                5000
-            } else {
-                random.below(200)
-            };
+            let count = if random.once_in(4) { 5000 } else { random.below(200) };
             put_length(out, count, flexible);
             out.extend(random.bytes(count));
         }

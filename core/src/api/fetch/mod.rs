@@ -210,6 +210,7 @@ impl Pending {
         match outcome {
             ReadOutcome::Records(slices) => answer.records = Some(slices.into_iter().collect()),
             ReadOutcome::Failed(error) => answer.error_code = error,
+            ReadOutcome::Found(_) => unreachable!("a fetch reads to send, not to find"),
         }
     }
 

@@ -128,7 +128,7 @@ impl Recovery {
         Self { config, rules, files: BTreeMap::new(), phase: Phase::List { operation: None } }
     }
 
-    /// A planted bug: damage ends the log as if the write had been torn.
+    /// Plants a bug: damage ends the log as if the write had been torn.
     #[cfg(test)]
     pub(in crate::log) fn with_damage_taken_for_torn(config: WalConfig) -> Self {
         let mut recovery = Self::new(config, true);

@@ -1,14 +1,12 @@
 //! The side file of a segment: a CRC-32C for each finished chunk of its raw bytes.
 //!
-//! Invariant: an entry is written only after a sync of the chunk it names completed, and the next entries only after
-//! a sync of these did. So a valid entry proves its chunk, and an invalid one with a valid one of a *later* write
-//! behind it is damage; without one it is the torn last write, which proves nothing and is cut.
+//! Invariant: an entry is written after a sync of its chunk, and the next ones after a sync of these. So a valid entry
+//! proves its chunk; an invalid one with one of a later write behind it is damage, else a torn last write, and is cut.
 //!
-//! Layout, little endian. Header, 32 bytes: magic `KCRC`, version u16, zero u16, chunk bytes u32, group u64, base
-//! offset i64, CRC of the 28 bytes before it. Entries of 16 bytes from there on: number of the first entry of the
-//! same write u32, bytes of the chunk u32, CRC of the chunk u32, CRC of (group, base offset, entry number and the 12
-//! bytes before it). A closed segment ends with one entry whose chunk is not full, possibly of no byte at all. 16
-//! bytes never straddle a sector.
+//! Layout, little endian. Header of 32 bytes: magic `KCRC`, version u16, zero u16, chunk bytes u32, group u64, base
+//! offset i64, CRC of these. Then entries of 16 bytes, which never straddle a sector: number of the first entry of the
+//! same write u32, bytes of the chunk u32, its CRC u32, CRC of (group, base offset, entry number, these). The last
+//! entry of a closed segment, and no other, is for less than a full chunk, possibly none.
 
 use bytes::{BufMut, Bytes, BytesMut};
 

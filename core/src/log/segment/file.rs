@@ -6,6 +6,7 @@
 
 use super::{
     checksums::{Closing, Proof},
+    content::ContentCrc,
     damage::{Damage, DamageKind},
     index::Index,
     position::Position,
@@ -112,15 +113,15 @@ impl Segment {
             && (self.bytes + bytes > segment_bytes || last_offset.0 - self.base.0 > i64::from(i32::MAX))
     }
 
-    /// Adds a batch's bytes to the checksums, comparing with the proven ones; `filled` is told the CRC of
-    /// each chunk they fill.
+    /// Adds a batch's bytes to the checksums, comparing with the proven ones; `content` is told each
+    /// chunk they fill.
     pub(super) fn append(
         &mut self,
         slices: [&[u8]; 2],
         offset: Offset,
         next_offset: Offset,
         max_timestamp: i64,
-        filled: &mut impl FnMut(u32),
+        content: &mut ContentCrc,
     ) -> Result<(), Damage> {
         self.index.append(self.base, offset, self.bytes, max_timestamp);
         if self.max_timestamp.is_none_or(|(largest, _)| max_timestamp > largest) {
@@ -128,7 +129,7 @@ impl Segment {
         }
         self.next_offset = next_offset;
         for slice in slices {
-            self.extend(slice, filled)?;
+            self.extend(slice, content)?;
         }
         let Some(closing) = self.proven_closing else { return Ok(()) };
         if self.bytes > self.disk_bytes {
@@ -144,7 +145,7 @@ impl Segment {
         Ok(())
     }
 
-    fn extend(&mut self, mut slice: &[u8], filled: &mut impl FnMut(u32)) -> Result<(), Damage> {
+    fn extend(&mut self, mut slice: &[u8], content: &mut ContentCrc) -> Result<(), Damage> {
         while !slice.is_empty() {
             let room = usize::try_from(CHUNK - self.bytes % CHUNK).expect("at most a chunk");
             let (now, later) = slice.split_at(room.min(slice.len()));
@@ -161,7 +162,7 @@ impl Segment {
                     Some(_) => {}
                     None => self.crcs.push(crc),
                 }
-                filled(crc);
+                content.append_chunk(crc);
             }
         }
         Ok(())

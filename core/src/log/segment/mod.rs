@@ -1,24 +1,22 @@
 //! The applied batches of one partition: appended, written behind to segments, read from memory or disk.
 //!
 //! Invariant: the bytes of a partition are the concatenation of its segments, append-only, and equal on every replica.
-//! What is not synced is in memory; what the side file of a segment proves is on disk and is never written again.
-//! "Segment end" means the synced end. Every disk operation is an effect; one data write and one side file write are in
-//! flight at most, and the caller says by a budget when to begin one.
+//! What is not synced is in memory; what a side file proves is on disk and never written again. After a start the
+//! write-ahead log leads to the same appends in the same order: where a side file proves the bytes they are compared,
+//! neither written nor kept. The sparse index is derived on the way, so it is not persisted.
 //!
-//! The write-ahead log leads to every applied batch again after a start: the same appends come in the same order. Where
-//! a side file proves the bytes they are compared, not written, and not kept in memory. The sparse index is derived on
-//! the way, which is why it is not persisted.
-//!
-//! It does not know which offsets are committed (reads name an upper bound), decodes no records, and removes no segment
-//! before the whole partition is removed.
+//! Every disk operation is an effect; the caller says by a budget when to begin a write. Does not know which offsets
+//! are committed (reads name an upper bound), decodes no records, and removes no segment before the whole partition.
 
 mod batch;
 mod checksums;
+mod content;
 mod damage;
 mod file;
 mod index;
 mod operations;
 mod position;
+mod pressure;
 mod read;
 mod recovery;
 mod removal;
@@ -33,7 +31,8 @@ use kauri_protocol::records::HEADER_BYTES;
 
 use self::{
     batch::BatchHeader,
-    file::{CHUNK, Segment},
+    content::ContentCrc,
+    file::Segment,
     position::Position,
     read::{Goal, Scan},
     recovery::ProvenSegment,
@@ -42,7 +41,9 @@ use self::{
     writeback::Writeback,
 };
 pub use self::{
+    content::Content,
     damage::{Damage, DamageKind, ReadError},
+    pressure::fewest_to_write,
     read::ReadPlan,
     recovery::LogRecovery,
     removal::Removal,
@@ -107,15 +108,6 @@ pub enum ReadResult {
     OutOfRange,
 }
 
-/// What replicas of a partition agree on: those with the same next offset have the same value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Content {
-    pub next_offset: Offset,
-    pub bytes: u64,
-    /// CRC-32C of all bytes, wherever segments begin.
-    pub crc: u32,
-}
-
 /// The applied batches of one partition. [`PartitionLog::poll`] must be called after each `handle` that returned true,
 /// and whenever the caller wants bytes written.
 #[derive(Debug)]
@@ -131,8 +123,8 @@ pub struct PartitionLog {
     reads: usize,
     log_start: Offset,
     next_offset: Offset,
-    /// CRC of all bytes up to the last full chunk of the last segment.
-    content_crc: u32,
+    /// Of all bytes up to the last full chunk of the last segment.
+    content_crc: ContentCrc,
 }
 
 impl PartitionLog {
@@ -157,7 +149,7 @@ impl PartitionLog {
             reads: 0,
             log_start: settings.start,
             next_offset: settings.start,
-            content_crc: 0,
+            content_crc: ContentCrc::default(),
         }
     }
 
@@ -195,7 +187,7 @@ impl PartitionLog {
         self.end().0.saturating_sub(self.writeback.synced().0)
     }
 
-    /// When the oldest byte that is not on disk was appended (or an earlier one that shares its memory).
+    /// When the oldest byte that is not on disk was appended (or an earlier one that was read or written with it).
     pub fn dirty_since(&self) -> Option<Monotonic> {
         if self.unsynced_bytes() == 0 { None } else { self.tail.since(self.writeback.synced()) }
     }
@@ -212,11 +204,8 @@ impl PartitionLog {
 
     /// What replicas agree on at equal next offset.
     pub fn content(&self) -> Content {
-        let crc = match self.segments.last() {
-            Some(active) => combine(self.content_crc, active.rest().crc, u64::from(active.rest().bytes)),
-            None => self.content_crc,
-        };
-        Content { next_offset: self.next_offset, bytes: self.bytes(), crc }
+        let crc = self.segments.last().map_or(self.content_crc, |last| self.content_crc.with_rest(last.rest()));
+        Content { next_offset: self.next_offset, bytes: self.bytes(), crc: crc.value() }
     }
 
     /// The segment files with the length that is proven for each: what no crash can take away.
@@ -240,16 +229,8 @@ impl PartitionLog {
         let position = self.end();
         let next_offset = batch.base_offset.plus(batch.records);
         let segment = self.segments.last_mut().expect("there is one after a roll");
-        let content_crc = &mut self.content_crc;
-        segment.append(
-            [&batch.header, &batch.body],
-            batch.base_offset,
-            next_offset,
-            batch.max_timestamp,
-            &mut |chunk| {
-                *content_crc = combine(*content_crc, chunk, CHUNK);
-            },
-        )?;
+        let slices = [&batch.header[..], &batch.body[..]];
+        segment.append(slices, batch.base_offset, next_offset, batch.max_timestamp, &mut self.content_crc)?;
         self.next_offset = next_offset;
         // What is proven is read from disk if anybody wants it.
         if self.end() > self.writeback.synced() || self.tail.first_offset().is_some() {
@@ -280,7 +261,7 @@ impl PartitionLog {
         let (group, base) = (self.settings.group, self.next_offset);
         if let Some(last) = self.segments.last_mut() {
             last.rolled = true;
-            self.content_crc = combine(self.content_crc, last.rest().crc, u64::from(last.rest().bytes));
+            self.content_crc = self.content_crc.with_rest(last.rest());
         }
         self.tail.seal();
         let segment = match self.proven.pop_front() {
@@ -452,14 +433,6 @@ impl PartitionLog {
     pub fn remove(self) -> Removal {
         Removal::after(self.settings.group, self.writeback, self.reads)
     }
-}
-
-/// CRC-32C of two pieces, one behind the other, of which the second has `bytes` bytes.
-fn combine(first: u32, second: u32, bytes: u64) -> u32 {
-    if bytes == 0 {
-        return first;
-    }
-    crc32c::crc32c_combine(first, second, usize::try_from(bytes).expect("at most a chunk"))
 }
 
 #[cfg(test)]

@@ -82,9 +82,13 @@ impl LogRecovery {
     }
 
     pub fn poll(&mut self, effects: &mut Effects, ids: &mut OperationIds) {
-        if !self.operations.is_empty() {
-            return;
+        while self.operations.is_empty() && !matches!(self.stage, Stage::Done(_) | Stage::Finished) {
+            self.advance(effects, ids);
         }
+    }
+
+    /// The next stage, now that every operation of this one is over.
+    fn advance(&mut self, effects: &mut Effects, ids: &mut OperationIds) {
         let directory = Directory::Group(self.settings.group);
         self.stage = match std::mem::replace(&mut self.stage, Stage::Finished) {
             Stage::Start => {

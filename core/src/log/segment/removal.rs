@@ -1,7 +1,8 @@
 //! The end of a partition's files.
 //!
-//! Invariant: nothing is removed before every operation and every read of the log that was removed is over. Removing
-//! again is harmless, so a deletion that a crash interrupted is repeated from its record in the write-ahead log. The
+//! Invariant: nothing is removed before every operation and every read of the log that was removed is over. Files go in
+//! any order, so a removal may begin only when its record in the write-ahead log is durable; after a crash it is
+//! repeated from that record, which is harmless, and the log is not recovered (half of its files may be gone). The
 //! empty directory stays.
 
 use super::{operations::Operations, read::ReadPlan, writeback::Writeback};
@@ -43,19 +44,29 @@ impl Removal {
         Self { writeback: Some(writeback), reads, ..Self::new(group) }
     }
 
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
     pub fn is_done(&self) -> bool {
         matches!(self.stage, Stage::Done)
     }
 
     pub fn poll(&mut self, effects: &mut Effects, ids: &mut OperationIds) {
-        let directory = Directory::Group(self.group);
-        if !self.operations.is_empty() {
-            return;
+        while self.operations.is_empty() && !self.is_done() && !self.is_waiting() {
+            self.advance(effects, ids);
         }
+    }
+
+    fn is_waiting(&self) -> bool {
+        matches!(self.stage, Stage::Waiting)
+            && (self.reads > 0 || self.writeback.as_ref().is_some_and(Writeback::in_flight))
+    }
+
+    /// The next stage, now that every operation of this one is over.
+    fn advance(&mut self, effects: &mut Effects, ids: &mut OperationIds) {
+        let directory = Directory::Group(self.group);
         self.stage = match std::mem::replace(&mut self.stage, Stage::Done) {
-            Stage::Waiting if self.reads > 0 || self.writeback.as_ref().is_some_and(Writeback::in_flight) => {
-                Stage::Waiting
-            }
             Stage::Waiting => {
                 self.operations.start(DiskAction::List { directory }, effects, ids);
                 Stage::Listing

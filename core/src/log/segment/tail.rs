@@ -35,8 +35,6 @@ struct Piece {
     start: Position,
     end: Position,
     base_offset: Offset,
-    /// When the first byte came in.
-    since: Monotonic,
     charge: usize,
     storage: Storage,
 }
@@ -44,7 +42,7 @@ struct Piece {
 #[derive(Debug)]
 enum Storage {
     Chunk(Chunk),
-    Shared { header: Bytes, body: Bytes },
+    Shared { header: Bytes, body: Bytes, since: Monotonic },
 }
 
 /// Whole batches, back to back in one allocation, all of one segment.
@@ -56,12 +54,15 @@ struct Chunk {
     open: BytesMut,
     open_start: Position,
     open_offset: Offset,
+    open_since: Monotonic,
 }
 
 #[derive(Debug)]
 struct Run {
     start: Position,
     base_offset: Offset,
+    /// When the first of its batches came in.
+    since: Monotonic,
     bytes: Bytes,
 }
 
@@ -103,9 +104,12 @@ impl Tail {
         self.pieces.front().map(|piece| piece.base_offset)
     }
 
-    /// When the first byte at or behind `position` came in, or an earlier one that shares its allocation.
+    /// When the first byte at or behind `position` came in, or an earlier one that was read or written with it.
     pub(super) fn since(&self, position: Position) -> Option<Monotonic> {
-        self.pieces.get(self.piece_behind(position)).map(|piece| piece.since)
+        self.pieces.get(self.piece_behind(position)).map(|piece| match &piece.storage {
+            Storage::Chunk(chunk) => chunk.since(position),
+            Storage::Shared { since, .. } => *since,
+        })
     }
 
     pub(super) fn append(&mut self, arrival: Arrival) {
@@ -134,13 +138,13 @@ impl Tail {
                 start: arrival.position,
                 end: arrival.position,
                 base_offset: arrival.base_offset,
-                since: arrival.at,
                 charge: capacity,
                 storage: Storage::Chunk(Chunk {
                     runs: Vec::new(),
                     open: BytesMut::with_capacity(capacity),
                     open_start: arrival.position,
                     open_offset: arrival.base_offset,
+                    open_since: arrival.at,
                 }),
             });
         }
@@ -149,6 +153,7 @@ impl Tail {
         if chunk.open.is_empty() {
             chunk.open_start = arrival.position;
             chunk.open_offset = arrival.base_offset;
+            chunk.open_since = arrival.at;
         }
         chunk.open.extend_from_slice(&arrival.header);
         chunk.open.extend_from_slice(&arrival.body);
@@ -163,9 +168,8 @@ impl Tail {
             start: arrival.position,
             end: arrival.end(),
             base_offset: arrival.base_offset,
-            since: arrival.at,
             charge,
-            storage: Storage::Shared { header: arrival.header, body: arrival.body },
+            storage: Storage::Shared { header: arrival.header, body: arrival.body, since: arrival.at },
         });
     }
 
@@ -262,7 +266,7 @@ impl Piece {
         };
         match &self.storage {
             Storage::Chunk(chunk) => chunk.runs.iter().for_each(|run| push(run.start, &run.bytes)),
-            Storage::Shared { header, body } => {
+            Storage::Shared { header, body, .. } => {
                 push(self.start, header);
                 push(self.start + header.len() as u64, body);
             }
@@ -286,7 +290,7 @@ impl Piece {
                 let first = chunk.runs.partition_point(|run| run.base_offset <= from).saturating_sub(1);
                 chunk.runs[first..].iter().all(|run| select_run(&run.bytes, from, selection))
             }
-            Storage::Shared { header, body } => {
+            Storage::Shared { header, body, .. } => {
                 let view = shared_header(header);
                 if view.next_offset <= from {
                     return true;
@@ -331,17 +335,19 @@ fn select_run(run: &Bytes, from: Offset, selection: &mut Selection) -> bool {
 }
 
 impl Chunk {
+    fn since(&self, position: Position) -> Monotonic {
+        let behind = self.runs.partition_point(|run| run.start + run.bytes.len() as u64 <= position);
+        self.runs.get(behind).map_or(self.open_since, |run| run.since)
+    }
+
     /// Makes a run of what was appended since the last one; returns what the bookkeeping adds to the charge.
     fn freeze(&mut self) -> usize {
         if self.open.is_empty() {
             return 0;
         }
         assert!(self.open.len() >= HEADER_BYTES, "a chunk holds whole batches");
-        self.runs.push(Run {
-            start: self.open_start,
-            base_offset: self.open_offset,
-            bytes: self.open.split().freeze(),
-        });
+        let (start, base_offset, since) = (self.open_start, self.open_offset, self.open_since);
+        self.runs.push(Run { start, base_offset, since, bytes: self.open.split().freeze() });
         size_of::<Run>()
     }
 }

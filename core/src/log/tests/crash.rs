@@ -7,8 +7,8 @@ use super::{
     machine::{CONFIG, End, FILE_BYTES, Machine, random_record},
 };
 use crate::{
-    ids::{FileSequence, GroupId, LogIndex, ReplicaId, Term, WriteNumber},
-    io::{Exit, FileName},
+    ids::{GroupId, LogIndex, ReplicaId, Term, WriteNumber},
+    io::Exit,
     limits::WAL_MARK_DELAY,
     log::{
         record::{EntryKind, EntryRecord, WalEvent, WalRecord},
@@ -330,10 +330,6 @@ fn numbers_of_writes_never_go_back() {
     let mut process = machine.start_and_check().unwrap();
     assert_eq!(process.wal.append([]), process.wal.durable(), "nothing appended, nothing to wait for");
     machine.append(&mut process, vec![record]);
-    assert_eq!(
-        FileName::parse(crate::io::Directory::Wal, "0000000000000001.wal"),
-        Some(FileName::Wal(FileSequence(1)))
-    );
 }
 
 fn entry(index: u64, length: u64) -> WalRecord {

@@ -41,13 +41,14 @@ impl Group {
             if reads.is_empty() {
                 return;
             }
+            if !self.is_leader() {
+                // Only leaders send entries, and this log may be about to be truncated.
+                return;
+            }
             for read in reads {
                 let log = self.node.store();
-                let is_there = read.first <= log.truncated_index()
-                    || (read.first <= log.last_log_index() && log.payload(read.first).is_some());
-                if read.first > log.last_log_index() {
-                    // Truncated meanwhile: whoever truncated it is the leader now.
-                } else if is_there {
+                let is_there = read.first <= log.truncated_index() || log.payload(read.first).is_some();
+                if is_there {
                     self.raft(|node| node.on_entries_fetched(read.context));
                 } else {
                     self.fetch(read.first, Some(read.context));
@@ -70,9 +71,10 @@ impl Group {
         }
         let log = self.node.store();
         let locations = log.locations(first, limits::RAFT_MESSAGE_BYTES_MAX);
-        let terms = (first.0..).map(LogIndex).take(locations.len()).map(|index| log.log_term(index)).collect();
-        reads.under_way.insert(first, UnderWay { terms, deliveries: delivery.into_iter().collect() });
-        reads.to_start.push(Fetch { first, locations });
+        let terms: Vec<_> = (first.0..).map(LogIndex).take(locations.len()).map(|index| log.log_term(index)).collect();
+        let deliveries = delivery.into_iter().collect();
+        reads.under_way.insert(first, UnderWay { terms: terms.clone(), deliveries });
+        reads.to_start.push(Fetch { first, terms, locations });
     }
 
     /// Answers a [`Fetch`] with as many payloads as it named places, each checked against its CRC.

@@ -162,6 +162,14 @@ impl LogView {
         self.terms.term(index)
     }
 
+    /// Whether the entry at `index` is the one that lies at this place; not if a later one replaced it.
+    pub fn holds(&self, index: LogIndex, term: Term, location: EntryLocation) -> bool {
+        self.truncated < index
+            && index <= self.last_log_index()
+            && self.log_term(index) == term
+            && self.item(index).location() == Some(location)
+    }
+
     pub(super) fn start(&mut self, initial: RaftState, applied: LogIndex) {
         self.initial = initial;
         self.apply_to(applied);
@@ -217,7 +225,7 @@ impl LogView {
             self.items.pop_front().expect("the log reaches up to what is applied");
             self.truncated = self.truncated.next();
         }
-        self.fetched = self.fetched.split_off(&index.next());
+        self.forget_fetched(index);
     }
 
     /// The entry's records were laid out in the WAL. Ignored for an entry that was overwritten since.
@@ -244,7 +252,7 @@ impl LogView {
             let item = self.item(self.applied);
             self.unapplied_bytes -= item.bytes();
         }
-        self.fetched = self.fetched.split_off(&index.next());
+        self.forget_fetched(index);
     }
 
     /// Payload bytes of entries that are not applied.
@@ -313,7 +321,13 @@ impl LogView {
 
     /// Deliveries are made: payloads that apply does not need are dropped.
     pub(super) fn release_fetched(&mut self) {
-        self.fetched = self.fetched.split_off(&self.applied.next());
+        self.forget_fetched(self.applied);
+    }
+
+    fn forget_fetched(&mut self, to: LogIndex) {
+        if !self.fetched.is_empty() {
+            self.fetched = self.fetched.split_off(&to.next());
+        }
     }
 
     /// Where the payloads from `first` on lie, up to the next one in memory and up to `bytes`; at least one.
@@ -466,5 +480,98 @@ impl Storage for LogView {
                 Err(StorageError::SnapshotTemporarilyUnavailable.into())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn entry(index: u64, term: u64, data: &'static str) -> Entry {
+        Entry { index, term, data: Bytes::from_static(data.as_bytes()), ..Entry::default() }
+    }
+
+    fn location(offset: u64, data: &str) -> EntryLocation {
+        let data_length = data.len() as u32;
+        EntryLocation { file: FileSequence(1), offset, context_length: 0, data_length, crc: 7 }
+    }
+
+    fn read(log: &LogView, low: u64, high: u64, bytes: u64) -> Option<Vec<String>> {
+        let entries = log.entries(low, high, bytes, GetEntriesContext::empty(true)).ok()?;
+        Some(entries.iter().map(|entry| String::from_utf8(entry.data.to_vec()).unwrap()).collect())
+    }
+
+    /// Entries 2 to 5 applied and on disk; 2 to 4 no longer in memory.
+    fn evicted() -> LogView {
+        let mut log = LogView::at_creation();
+        log.append(&[entry(2, 2, "two"), entry(3, 2, "three"), entry(4, 3, "four"), entry(5, 3, "five")]);
+        for (index, term, data) in [(2, 2, "two"), (3, 2, "three"), (4, 3, "four"), (5, 3, "five")] {
+            log.placed(LogIndex(index), Term(term), location(index * 100, data));
+        }
+        log.apply_to(LogIndex(5));
+        assert_eq!(log.evict(12), 12);
+        log
+    }
+
+    #[test]
+    fn reads_go_on_as_far_as_payloads_are_in_memory() {
+        let mut log = evicted();
+        assert_eq!(read(&log, 5, 6, 0), Some(vec!["five".to_owned()]), "one at least");
+        assert_eq!(read(&log, 2, 6, u64::MAX), None);
+        assert_eq!(log.take_reads().len(), 1);
+        let places = [location(200, "two"), location(300, "three"), location(400, "four")];
+        assert_eq!(log.locations(LogIndex(2), u64::MAX), places);
+        assert_eq!(log.locations(LogIndex(2), 8), places[..2]);
+
+        log.supply(LogIndex(2), Term(2), Payload { context: Bytes::new(), data: Bytes::from_static(b"two") });
+        log.supply(LogIndex(3), Term(2), Payload { context: Bytes::new(), data: Bytes::from_static(b"three") });
+        assert_eq!(read(&log, 2, 6, u64::MAX), Some(vec!["two".to_owned(), "three".to_owned()]));
+        assert_eq!(read(&log, 2, 6, 40), Some(vec!["two".to_owned()]));
+        log.release_fetched();
+        assert_eq!(read(&log, 2, 6, u64::MAX), None);
+    }
+
+    #[test]
+    fn stubs_need_no_payload() {
+        let log = evicted();
+        let stubs = log.entries(2, 6, None, GetEntriesContext::empty(false)).unwrap();
+        let terms: Vec<_> = stubs.iter().map(|entry| (entry.index, entry.term, entry.data.len())).collect();
+        assert_eq!(terms, [(2, 2, 0), (3, 2, 0), (4, 3, 0), (5, 3, 0)]);
+    }
+
+    #[test]
+    fn what_is_told_of_an_entry_that_was_overwritten_is_ignored() {
+        let mut log = LogView::at_creation();
+        log.append(&[entry(2, 2, "two"), entry(3, 2, "three")]);
+        log.append(&[entry(2, 3, "other")]);
+        assert_eq!(log.last_log_index(), LogIndex(2));
+        assert_eq!(log.unapplied_bytes(), 5);
+        log.placed(LogIndex(2), Term(2), location(200, "two"));
+        log.placed(LogIndex(3), Term(2), location(300, "three"));
+        assert_eq!(log.item(LogIndex(2)).location(), None);
+        log.placed(LogIndex(2), Term(3), location(400, "other"));
+        assert_eq!(log.item(LogIndex(2)).location(), Some(location(400, "other")));
+
+        log.apply_to(LogIndex(2));
+        log.evict(usize::MAX);
+        log.supply(LogIndex(2), Term(2), Payload { context: Bytes::new(), data: Bytes::from_static(b"two") });
+        assert_eq!(log.payload(LogIndex(2)), None);
+    }
+
+    #[test]
+    fn a_compacted_log_still_knows_the_term_it_was_truncated_at() {
+        let mut log = evicted();
+        log.compact(LogIndex(4));
+        assert_eq!((log.first_index(), log.last_index()), (Ok(5), Ok(5)));
+        assert_eq!(log.term(4), Ok(3));
+        assert_eq!(log.term(3), Err(StorageError::Compacted.into()));
+        assert_eq!(log.term(6), Err(StorageError::Unavailable.into()));
+        assert_eq!(log.cached_bytes(), 4);
+        log.compact(LogIndex(5));
+        assert_eq!((log.cached_bytes(), log.last_log_index()), (0, LogIndex(5)));
+        log.append(&[entry(6, 4, "six")]);
+        assert_eq!(read(&log, 6, 7, u64::MAX), Some(vec!["six".to_owned()]));
     }
 }

@@ -70,10 +70,11 @@ pub struct Write {
     pub records: Vec<WalRecord>,
 }
 
-/// Entries to read from disk. Their indexes are contiguous and start at `first`.
+/// Entries to read from disk. Their indexes are contiguous and start at `first`; there is a term and a place for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetch {
     pub first: LogIndex,
+    pub terms: Vec<Term>,
     pub locations: Vec<EntryLocation>,
 }
 

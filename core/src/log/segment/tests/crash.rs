@@ -53,7 +53,8 @@ fn check_whole(world: &mut World, batches: &[AppliedBatch]) {
     world.log.release(0);
     assert_eq!(world.log.memory_bytes(), 0);
     assert_eq!(world.read_all().expect("no damage"), reference, "from disk");
-    let on_disk: Vec<u8> = world.log.files().flat_map(|(file, _)| world.disk.content(file).expect("it exists").to_vec()).collect();
+    let on_disk: Vec<u8> =
+        world.log.files().flat_map(|(file, _)| world.disk.content(file).expect("it exists").to_vec()).collect();
     assert_eq!(on_disk, reference, "the files are the log");
     assert_eq!(world.log.content().crc, crc32c::crc32c(&reference));
     assert_eq!(world.disk.files().len(), world.log.files().count() * 2, "nothing else lies around");

@@ -90,6 +90,10 @@ impl Disk {
         (queued.operation.id, self.run(queued))
     }
 
+    pub(super) fn try_step(&mut self, rng: &mut Stream) -> Option<(OperationId, Result<DiskOutput, DiskError>)> {
+        (!self.queue.is_empty()).then(|| self.step(rng))
+    }
+
     /// A read by somebody who waits for it.
     pub(super) fn read(&mut self, action: DiskAction) -> Result<DiskOutput, DiskError> {
         let operation = DiskOperation { id: OperationId(0), action };
@@ -138,7 +142,13 @@ impl Disk {
             let new = self.names.get(&file).copied();
             let kept = match crash {
                 Crash::Process | Crash::Nothing | Crash::Prefix => old,
-                Crash::Subset | Crash::Torn => if rng.below(2) == 0 { old } else { new },
+                Crash::Subset | Crash::Torn => {
+                    if rng.below(2) == 0 {
+                        old
+                    } else {
+                        new
+                    }
+                }
             };
             match kept {
                 Some(inode) => names.insert(file, inode),

@@ -21,6 +21,7 @@ use crate::{
 
 const GROUP: GroupId = GroupId(7);
 const KIB: usize = 1 << 10;
+const CHUNK: u64 = file::CHUNK;
 const CHUNK_BYTES: usize = CHUNK as usize;
 
 fn settings(segment_bytes: u64) -> LogSettings {
@@ -107,8 +108,8 @@ impl World {
     }
 
     /// A start of the process on this disk.
-    fn start(disk: Disk, segment_bytes: u64, seed: u64) -> Result<Self, Exit> {
-        let (log, disk) = recover(disk, segment_bytes, seed)?;
+    fn start(mut disk: Disk, segment_bytes: u64, seed: u64) -> Result<Self, Exit> {
+        let log = recover(&mut disk, segment_bytes, seed)?;
         let (ids, effects) = Default::default();
         Ok(Self { disk, rng: rng(seed), ids, effects, log })
     }
@@ -188,7 +189,7 @@ impl World {
     }
 }
 
-fn recover(mut disk: Disk, segment_bytes: u64, seed: u64) -> Result<(PartitionLog, Disk), Exit> {
+fn recover(disk: &mut Disk, segment_bytes: u64, seed: u64) -> Result<PartitionLog, Exit> {
     let mut rng = rng(seed);
     let mut ids = OperationIds::default();
     let mut effects = Effects::default();
@@ -198,12 +199,9 @@ fn recover(mut disk: Disk, segment_bytes: u64, seed: u64) -> Result<(PartitionLo
         disk.issue(effects.disk.drain(..));
         if let Some(log) = recovery.finish() {
             assert_eq!(disk.pending(), 0);
-            return Ok((log, disk));
+            return Ok(log);
         }
-        // A stage without operations goes on at the next poll.
-        if disk.pending() > 0 {
-            let (id, result) = disk.step(&mut rng);
-            assert!(recovery.handle(id, result)?);
-        }
+        let (id, result) = disk.step(&mut rng);
+        assert!(recovery.handle(id, result)?);
     }
 }

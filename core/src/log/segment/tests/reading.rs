@@ -152,7 +152,11 @@ fn first_at_or_after(batches: &[AppliedBatch], from: Offset, upper: Offset, time
 fn check_timestamp(world: &mut World, batches: &[AppliedBatch], from: Offset, upper: Offset, timestamp: i64) {
     let result = world.log.find_timestamp(from, upper, timestamp);
     let found = world.finish(result).expect("no damage").map(|batches| bytes_of(&batches));
-    assert_eq!(found, first_at_or_after(batches, from, upper, timestamp).map(whole), "{timestamp} from {from} to {upper}");
+    assert_eq!(
+        found,
+        first_at_or_after(batches, from, upper, timestamp).map(whole),
+        "{timestamp} from {from} to {upper}"
+    );
 }
 
 #[test]
@@ -163,7 +167,9 @@ fn a_timestamp_is_found_in_memory_and_on_disk() {
     for keep in [usize::MAX, 200 * KIB, 0] {
         let end = world.log.next_offset();
         for timestamp in (990..1_510).step_by(7) {
-            for (from, upper) in [(Offset(0), end), (Offset(0), Offset(40)), (Offset(33), end), (Offset(33), Offset(35))] {
+            for (from, upper) in
+                [(Offset(0), end), (Offset(0), Offset(40)), (Offset(33), end), (Offset(33), Offset(35))]
+            {
                 check_timestamp(&mut world, &batches, from, upper, timestamp);
             }
         }

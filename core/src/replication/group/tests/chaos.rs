@@ -327,9 +327,8 @@ impl World {
     fn pump(&mut self, id: u64) {
         let boot = self.boots[&id];
         let Some(member) = self.members.get_mut(&id).filter(|member| member.is_running()) else { return };
-        let known = member.applied.len();
         member.pump();
-        let applied = member.applied.split_off(known.min(member.applied.len()));
+        let applied = std::mem::take(&mut member.applied);
         let outbox: Vec<_> = member.outbox.drain(..).collect();
         member.provide_snapshots();
         let offers: Vec<_> = member.offers.drain(..).collect();
@@ -441,7 +440,7 @@ fn run(seed: u64) -> (u64, Tally) {
 #[test]
 fn replicas_agree_under_chaos_and_a_seed_always_gives_the_same_trace() {
     let mut total = Tally::default();
-    for seed in 1..=12 {
+    for seed in 1..=16 {
         let (trace, tally) = run(seed);
         assert_eq!((trace, tally), run(seed), "seed {seed} gives one trace");
         assert!(tally.applied > 500, "seed {seed}: {tally:?}");
@@ -454,5 +453,5 @@ fn replicas_agree_under_chaos_and_a_seed_always_gives_the_same_trace() {
         total.fetches += tally.fetches;
     }
     let met = [total.crashes, total.elections, total.installs, total.changes, total.joint, total.fetches];
-    assert!(met.iter().all(|&count| count >= 12), "the runs meet everything: {total:?}");
+    assert!(met.iter().all(|&count| count >= 32), "the runs meet everything: {total:?}");
 }

@@ -29,7 +29,8 @@ pub(super) struct State {
 
 impl State {
     fn apply(&mut self, data: &[u8]) {
-        self.hash = fnv(self.hash, data);
+        self.hash = fnv(self.hash, &data[..data.len().min(32)]);
+        self.hash = fnv(self.hash, &(data.len() as u64).to_le_bytes());
         self.commands += 1;
     }
 }
@@ -51,6 +52,7 @@ pub(super) struct AppliedEntry {
 
 pub(super) struct Member {
     pub(super) id: ReplicaId,
+    pub(super) group_id: GroupId,
     seed: u64,
     boots: u64,
     /// None while crashed or destroyed.
@@ -117,6 +119,7 @@ impl Member {
     fn with_image(id: ReplicaId, image: Image, seed: u64) -> Self {
         let mut member = Self {
             id,
+            group_id: GROUP,
             seed,
             boots: 0,
             group: None,
@@ -139,7 +142,7 @@ impl Member {
     }
 
     pub(super) fn start(&mut self) {
-        let (start, state) = self.disk.recover(GROUP);
+        let (start, state) = self.disk.recover(self.group_id);
         self.start_from(start, state);
     }
 

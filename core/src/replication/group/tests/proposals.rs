@@ -6,9 +6,9 @@ use raft::prelude::MessageType;
 
 use super::super::{ProposeError, Role, TransferError};
 use super::cluster::Cluster;
-use super::member::command;
+use super::member::{GROUP, command};
 use crate::{
-    ids::{LogIndex, ReplicaId},
+    ids::{GroupId, LogIndex, ReplicaId},
     limits,
 };
 
@@ -158,4 +158,42 @@ fn rule_24_a_new_leader_does_not_know_the_commit_index_yet() {
     cluster.tick(2 * limits::HEARTBEAT_TICKS);
     assert!(cluster.group(2).commit_is_current_term() && cluster.group(2).applied_is_current_term());
     assert_eq!(cluster.applied(2), ["a"]);
+}
+
+#[test]
+fn every_node_hears_at_once_what_the_metadata_group_committed() {
+    for (group, hears) in [(GROUP, false), (GroupId::METADATA, true)] {
+        let mut cluster = Cluster::new(3);
+        for member in cluster.members.values_mut() {
+            member.group_id = group;
+            member.start();
+        }
+        cluster.elect(1);
+        cluster.propose(1, "a");
+        cluster.settle();
+        assert_eq!(cluster.applied(1), ["a"]);
+        assert_eq!(cluster.applied(2) == ["a"], hears, "group {group}, before any heartbeat");
+    }
+}
+
+/// From the producer's frame to the WAL, the followers' frames and apply: one allocation.
+#[test]
+fn a_large_payload_is_never_copied() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    let batch = Bytes::from(vec![7; limits::BATCH_SHARED_BYTES_MIN]);
+    let group = cluster.group(1);
+    group.propose(vec![command(batch.clone())]).unwrap();
+    let mut out = super::super::GroupOutput::default();
+    group.poll(&mut out);
+    let sent: Vec<_> = out.messages.iter().flat_map(|message| &message.entries).map(|entry| &entry.data).collect();
+    assert_eq!(sent.len(), 2);
+    let written = out.writes.iter().flat_map(|write| &write.records).find_map(|record| match record {
+        crate::log::record::WalRecord::Entry(entry) => Some(&entry.data),
+        _ => None,
+    });
+    for data in sent.into_iter().chain(written) {
+        assert_eq!(data.as_ptr(), batch.as_ptr());
+    }
+    assert_eq!(group.log().payload(group.last_index()).unwrap().data.as_ptr(), batch.as_ptr());
 }

@@ -1,10 +1,17 @@
 //! Nodes that die, pause or restart, links that break: what the others notice, and when.
 
+use std::time::Duration;
+
 use super::world::*;
-use crate::{ids::BootNumber, limits, replication::peer::PeerEvent, time::Monotonic};
+use crate::{
+    ids::{BootNumber, NodeId},
+    limits,
+    replication::peer::PeerEvent,
+    time::Monotonic,
+};
 
 /// Milliseconds from `since` until `node` reported `other` down.
-fn down_after(world: &mut World, node: crate::ids::NodeId, other: crate::ids::NodeId, since: Monotonic) -> u128 {
+fn down_after(world: &mut World, node: NodeId, other: NodeId, since: Monotonic) -> u128 {
     let verdicts = world.verdicts(node, other);
     let down = verdicts.iter().find(|(_, up)| !up);
     down.unwrap_or_else(|| panic!("{node} noticed nothing")).0.since(since).as_millis()
@@ -141,6 +148,31 @@ fn resets_again_and_again_are_no_alarm_while_the_peer_answers_at_once() {
     world.run_for(1000);
     assert!(world.verdicts(A, B).is_empty());
     assert!(world.verdicts(B, A).is_empty());
+}
+
+#[test]
+fn a_slow_network_has_time_to_connect_again() {
+    for phase in 0..10 {
+        let mut world = World::connected(&[A, B]);
+        world.latency = Duration::from_millis(40);
+        world.run_for(1000 + phase * 13);
+        world.reset_dialled(B, A);
+        world.run_for(1000);
+        assert!(world.verdicts(A, B).is_empty(), "phase {phase}");
+        assert!(world.verdicts(B, A).is_empty(), "phase {phase}");
+    }
+}
+
+#[test]
+fn a_link_that_was_silent_from_the_start_is_not_waited_for() {
+    let mut world = World::empty(1);
+    world.lost = 100;
+    world.start(identity(A, 1), &[A, B]);
+    world.start(identity(B, 1), &[A, B]);
+    world.run_for(1000);
+    world.lost = 0;
+    world.run_for(limits::PEER_REDIAL_WHILE_DOWN.as_millis() as u64);
+    assert!(world.is_up(A, B) && world.is_up(B, A));
 }
 
 #[test]

@@ -67,6 +67,8 @@ struct Connection {
 enum Happening {
     /// A dial arrives.
     Knock,
+    /// The dialler learns that it was accepted.
+    Welcome,
     /// A frame arrives.
     Frame(Bytes),
     /// The dialler's socket took bytes.
@@ -203,15 +205,20 @@ impl World {
         self.schedule(id, Happening::Gone { at_dialler: false });
     }
 
-    /// Resets every connection between two nodes.
-    pub(super) fn reset_between(&mut self, a: NodeId, b: NodeId) {
-        let between =
-            |connection: &Connection| connection.open && [(a, b), (b, a)].contains(&(connection.from, connection.to));
+    /// Resets the connections that one node dialled to another.
+    pub(super) fn reset_dialled(&mut self, from: NodeId, to: NodeId) {
+        let dialled = |connection: &Connection| connection.open && (connection.from, connection.to) == (from, to);
         let ids: Vec<u64> =
-            self.connections.iter().filter(|(_, connection)| between(connection)).map(|(&id, _)| id).collect();
+            self.connections.iter().filter(|(_, connection)| dialled(connection)).map(|(&id, _)| id).collect();
         for id in ids {
             self.reset_connection(id);
         }
+    }
+
+    /// Resets every connection between two nodes.
+    pub(super) fn reset_between(&mut self, a: NodeId, b: NodeId) {
+        self.reset_dialled(a, b);
+        self.reset_dialled(b, a);
     }
 
     pub(super) fn pause(&mut self, node: NodeId, milliseconds: u64) {
@@ -398,7 +405,8 @@ impl World {
         let connection = self.connections[&id];
         let Connection { from, to, link, accepted, open, .. } = connection;
         let dialler_lives = self.nodes.get(&from).is_some_and(|node| node.identity.boot == connection.from_boot);
-        let towards_dialler = matches!(happening, Happening::Written(_) | Happening::Gone { at_dialler: true });
+        let towards_dialler =
+            matches!(happening, Happening::Welcome | Happening::Written(_) | Happening::Gone { at_dialler: true });
         let path = if towards_dialler { (to, from) } else { (from, to) };
         let held =
             self.cut.contains(&path) || (matches!(happening, Happening::Knock) && self.cut.contains(&(to, from)));
@@ -416,10 +424,10 @@ impl World {
                 let accepted = LinkId(self.counter);
                 self.connections.get_mut(&id).expect("it exists").accepted = Some(accepted);
                 self.give(to, Input::LinkAccepted { link: accepted });
-                if dialler_lives {
-                    self.give(from, Input::LinkUp { link });
-                }
+                self.schedule(id, Happening::Welcome);
             }
+            Happening::Welcome if open && dialler_lives => self.give(from, Input::LinkUp { link }),
+            Happening::Welcome => {}
             Happening::Knock => {
                 let refused = self.dead.get(&to).is_none_or(|(_, death)| *death == Death::Refused);
                 if refused && dialler_lives {

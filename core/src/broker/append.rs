@@ -1,0 +1,78 @@
+//! A producer's batch on its way into a partition's log.
+
+use bytes::Bytes;
+use kauri_protocol::error::ErrorCode;
+
+use super::{
+    Broker,
+    replica::{Owner, Proposal},
+    views::Leader,
+};
+use crate::{
+    api::Waiter,
+    ids::LeaderEpoch,
+    limits::BATCH_SHARED_BYTES_MIN,
+    partition::{PartitionCommand, Rules, validate},
+    time::Now,
+};
+
+/// Why a request about a partition is refused, for its client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub error: ErrorCode,
+    pub message: Option<String>,
+    /// Whom to ask instead, if that is known (KIP-951).
+    pub leader: Option<Leader>,
+}
+
+impl From<ErrorCode> for Refusal {
+    fn from(error: ErrorCode) -> Self {
+        Self { error, message: None, leader: None }
+    }
+}
+
+impl Broker {
+    /// Checks a batch and queues it for its partition's group. The waiter hears of it when it is applied.
+    pub(crate) fn append(
+        &mut self,
+        now: Now,
+        version: i16,
+        topic: &str,
+        index: i32,
+        records: Bytes,
+        waiter: Option<Waiter>,
+    ) -> Result<(), Refusal> {
+        let group = self.led_group(topic, index, LeaderEpoch::UNKNOWN).map_err(not_leading_yet)?;
+        let topic = self.image.topic_by_name(topic).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        let rules = Rules::of(&topic.configs);
+        if self.wal_full {
+            return Err(Refusal {
+                error: ErrorCode::KafkaStorageError,
+                message: Some("the disk of this broker is full".to_owned()),
+                leader: None,
+            });
+        }
+        let batch = validate(records, version, rules, now.wall).map_err(|invalid| Refusal {
+            error: invalid.code,
+            message: Some(invalid.message),
+            leader: None,
+        })?;
+        // A small batch must not keep the whole frame alive that it came in.
+        let batch = if batch.len() < BATCH_SHARED_BYTES_MIN { Bytes::copy_from_slice(&batch) } else { batch };
+        let command = PartitionCommand::Append(batch);
+        let owner = waiter.map_or(Owner::Nobody, Owner::Produce);
+        let replica = self.replicas.get_mut(&group).expect("it was just found to lead");
+        replica.queue.push_back(Proposal { kind: command.kind(), data: command.into_data(), owner });
+        self.mark(group);
+        Ok(())
+    }
+}
+
+/// A leader that has not applied its own first entry takes no batches. Producers repeat what NOT_LEADER_OR_FOLLOWER
+/// refuses; OFFSET_NOT_AVAILABLE is for readers, and librdkafka gives a batch up on it.
+fn not_leading_yet(refusal: Refusal) -> Refusal {
+    match refusal.error {
+        ErrorCode::OffsetNotAvailable => ErrorCode::NotLeaderOrFollower.into(),
+        _ => refusal,
+    }
+}

@@ -1,0 +1,105 @@
+//! Which groups are on this node: what the metadata says comes to be, and what it proves deleted goes.
+//!
+//! Invariant: a replica comes to be only by a creation record that names this node with this data directory, and that
+//! record is in the WAL before anything of the replica is; it goes only when its topic is proven deleted. An image that
+//! does not list a group proves nothing.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use slog::{error, info};
+
+use super::{Broker, Machine, Partition, Replica};
+use crate::{
+    ids::{GroupId, ImageVersion},
+    log::{record::WalRecord, segment::PartitionLog},
+    metadata::{GroupCreation, MetadataState},
+    partition::PartitionState,
+    replication::group::{Group, GroupStart},
+    rng::Stream,
+    startup::{membership, settings},
+    time::Now,
+};
+
+impl Broker {
+    /// Takes over what the metadata group's state shows now.
+    pub(super) fn follow_image(&mut self, now: Now) {
+        let Some(image) = self.metadata_image().cloned() else { return };
+        let first = self.image.version() == ImageVersion(0);
+        let delta = image.changes_since(&self.image);
+        self.image = image;
+        let creations: Vec<GroupCreation> = delta.creations(self.config.node, self.identity.directory).collect();
+        for creation in creations {
+            if !self.replicas.contains_key(&creation.group) {
+                self.create_group(now, creation);
+            }
+        }
+        let mut deleted: BTreeSet<GroupId> = delta.deletions().collect();
+        if first {
+            // Topics that came and went while this node was away are in no difference.
+            deleted.extend(self.replicas.keys().filter(|group| self.image.is_deleted(**group)));
+        }
+        for group in &deleted {
+            assert!(self.image.is_deleted(*group), "a group goes only on proof");
+            self.remove_group(*group);
+        }
+        self.leaders.forget(deleted);
+        // Leaders propose what changed for their groups, or could not be prepared without the image.
+        for topic in delta.changed.iter().chain(&delta.created) {
+            for partition in &topic.partitions {
+                if let Some(replica) = self.replicas.get_mut(&partition.group) {
+                    replica.serving &= replica.is_configured(topic.configs_version);
+                    self.dirty.insert(partition.group);
+                }
+            }
+        }
+        self.calls.image_moved(self.image.version());
+    }
+
+    /// A replica of this node begins to exist.
+    pub(super) fn create_group(&mut self, now: Now, creation: GroupCreation) {
+        let id = creation.group;
+        let replica = creation
+            .replica_on(self.config.node, self.identity.directory)
+            .expect("only creations that name this node with its directory come here");
+        self.wal.append([WalRecord::Create { group: id, replica, creation: Bytes::from(creation.encode()) }]);
+        let start = GroupStart::created(id, replica, membership(&creation));
+        let timeouts = Stream::new(self.config.seed, self.config.node, "election", id.0);
+        let group = match Group::new(start, timeouts, &self.logger) {
+            Ok(group) => group,
+            Err(error) => {
+                // The command that made the topic checks what this would refuse.
+                error!(self.logger, "a group cannot be created"; "group" => id.0, "reason" => %error);
+                return;
+            }
+        };
+        let machine = if creation.topic.is_some() {
+            let log = PartitionLog::new(settings(&creation, &self.config));
+            Machine::Partition(Box::new(Partition { state: PartitionState::new(), log }))
+        } else {
+            Machine::Metadata(MetadataState::new())
+        };
+        self.replicas.insert(id, Replica::new(group, creation, machine));
+        self.miss_leader(now, id, false);
+        self.mark(id);
+    }
+
+    /// The group's topic is deleted: its replica ends, and its files go.
+    fn remove_group(&mut self, id: GroupId) {
+        let Some(mut replica) = self.replicas.remove(&id) else { return };
+        info!(self.logger, "a group is removed, because its topic is deleted"; "group" => id.0);
+        self.wal.append([WalRecord::Destroy { group: id, replica: replica.group.replica() }]);
+        for (owner, never_proposed) in replica.take_all() {
+            self.fail_owner(owner, never_proposed);
+        }
+        for (_, waiter) in std::mem::take(&mut replica.confirming) {
+            let result = Err(kauri_protocol::error::ErrorCode::UnknownTopicOrPartition);
+            self.events.push_back((waiter.request, crate::api::Event::Confirmed { part: waiter.part, result }));
+        }
+        self.watch.wake(id);
+        self.dirty.remove(&id);
+        if let Machine::Partition(partition) = replica.machine {
+            self.removals.push(partition.log.remove());
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! A running node seen from the inside: for the simulator's checks, metrics and tools. Never for decisions.
+
+use super::{Broker, replica::Machine};
+use crate::{
+    ids::{BootNumber, GroupId, LogIndex, NodeId, Offset, PartitionIndex, ReplicaId, Term, TopicId},
+    log::segment::Content,
+    replication::group::Role,
+};
+
+/// One node.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    pub node: NodeId,
+    pub boot: BootNumber,
+    pub groups: Vec<GroupInspection>,
+    /// Payload bytes of Raft entries in memory.
+    pub entry_bytes: usize,
+    /// Bytes of applied batches in memory.
+    pub tail_bytes: usize,
+    /// Bytes that wait for the WAL.
+    pub wal_queued_bytes: usize,
+}
+
+/// One replica of it.
+#[derive(Clone, Debug)]
+pub struct GroupInspection {
+    pub group: GroupId,
+    pub replica: ReplicaId,
+    pub topic: Option<(TopicId, PartitionIndex)>,
+    pub role: Role,
+    pub term: Term,
+    pub leader: Option<ReplicaId>,
+    /// A leader that has applied its own first entry.
+    pub serving: bool,
+    pub commit: LogIndex,
+    pub applied: LogIndex,
+    pub last: LogIndex,
+    /// Equal on replicas that applied the same entries.
+    pub state_hash: u64,
+    pub log_start: Offset,
+    pub next_offset: Offset,
+    /// Equal on replicas with the same next offset.
+    pub content: Option<Content>,
+}
+
+impl Broker {
+    pub(crate) fn inspect(&self) -> Inspection {
+        let groups = self.replicas.iter().map(|(id, replica)| {
+            let group = &replica.group;
+            let (state_hash, log_start, next_offset, content) = match &replica.machine {
+                Machine::Metadata(state) => (state.state_hash(), Offset(0), Offset(0), None),
+                Machine::Partition(partition) => (
+                    partition.state.state_hash(),
+                    partition.state.log_start(),
+                    partition.state.next_offset(),
+                    Some(partition.log.content()),
+                ),
+            };
+            GroupInspection {
+                group: *id,
+                replica: group.replica(),
+                topic: replica.creation.topic,
+                role: group.role(),
+                term: group.term(),
+                leader: group.leader(),
+                serving: replica.serving,
+                commit: group.commit_index(),
+                applied: group.applied(),
+                last: group.last_index(),
+                state_hash,
+                log_start,
+                next_offset,
+                content,
+            }
+        });
+        let partitions = || self.replicas.values().filter_map(|replica| replica.partition());
+        Inspection {
+            node: self.config.node,
+            boot: self.identity.boot,
+            groups: groups.collect(),
+            entry_bytes: self.replicas.values().map(|replica| replica.group.cached_bytes()).sum(),
+            tail_bytes: partitions().map(|partition| partition.log.memory_bytes()).sum(),
+            wal_queued_bytes: self.wal.queued_bytes(),
+        }
+    }
+}

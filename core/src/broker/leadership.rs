@@ -1,0 +1,319 @@
+//! Who leads: campaigns where a leader is missing, gossip about leaders, spreading leadership over nodes.
+//!
+//! Invariant: nothing here affects safety. A node acts on its own observation of its peers only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Broker, Replica, replica::Machine};
+use crate::{
+    ids::{GroupId, NodeId, ReplicaId, Term},
+    limits,
+    metadata::{MetadataCommand, commands::SetNodeLiveness},
+    replication::{
+        group::ReplicationState,
+        peer::campaign::{Campaign, Electorate, majority_up},
+    },
+    time::{Monotonic, Now, earliest},
+};
+
+/// A preferred leader takes over when it has been able to for this long.
+const PREFERRED_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
+/// Leaderships handed over per round of duties, so that a node that comes back is not flooded.
+const TRANSFERS_MAX: usize = 50;
+/// Duties are looked at once in so many ticks.
+const DUTY_TICKS: u64 = 5;
+/// A node that went down is still named to clients for so long: Kafka's is the session of a broker.
+const LISTED_AFTER_DOWN: std::time::Duration = std::time::Duration::from_secs(30);
+/// Entries that an in-sync replica may be behind.
+const IN_SYNC_LAG_MAX: u64 = 1000;
+
+/// What the leader of the metadata group proposed about nodes.
+#[derive(Debug, Default)]
+pub(super) struct Liveness {
+    proposed: BTreeMap<NodeId, (bool, Term)>,
+    /// Nodes that went down, as the metadata have it, and when this node saw that.
+    went_down: BTreeMap<NodeId, Monotonic>,
+    /// Those of them that clients are still told about.
+    pub(super) lately_down: BTreeSet<NodeId>,
+}
+
+impl Broker {
+    /// After a start no leader is known anywhere.
+    pub(super) fn start_campaigns(&mut self, now: Now) {
+        let groups: Vec<GroupId> = self.replicas.keys().copied().collect();
+        for group in groups {
+            self.miss_leader(now, group, false);
+        }
+    }
+
+    /// The group's leader is gone as far as this node can see, or none is known.
+    pub(super) fn miss_leader(&mut self, now: Now, group: GroupId, ignore_lease: bool) {
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        if ignore_lease {
+            replica.group.ignore_lease(true);
+        }
+        if replica.campaign.is_none() {
+            let electorate = electorate(&self.peers, replica);
+            replica.campaign = Some(electorate.start(now, &mut self.jitter));
+        }
+    }
+
+    pub(super) fn campaign_where_due(&mut self, now: Now) {
+        for (id, replica) in &mut self.replicas {
+            let Some(mut campaign) = replica.campaign.take() else { continue };
+            if campaign.next_deadline().is_none_or(|at| at <= now.monotonic) {
+                let electorate = electorate(&self.peers, replica);
+                if campaign.poll(now.monotonic, &electorate.as_ref(), &mut self.jitter) {
+                    replica.group.campaign();
+                    self.dirty.insert(*id);
+                }
+            }
+            replica.campaign = Some(campaign);
+        }
+    }
+
+    pub(super) fn campaigns_deadline(&self) -> Option<Monotonic> {
+        let deadlines = self.replicas.values().filter_map(|replica| replica.campaign.as_ref()?.next_deadline());
+        deadlines.fold(None, |soonest, at| earliest(soonest, Some(at)))
+    }
+
+    /// A group's term, role or leader changed here.
+    pub(super) fn follow_leader(&mut self, now: Now, id: GroupId, term: Term, leader: Option<NodeId>, leads: bool) {
+        let replica = self.replicas.get_mut(&id).expect("the caller looked it up");
+        if let Some(node) = leader.filter(|node| self.peers.is_up(*node)) {
+            replica.campaign = None;
+            replica.group.ignore_lease(false);
+            let _ = node;
+        }
+        if leads {
+            let in_sync = in_sync(replica);
+            self.leaders.announce(id, term, in_sync);
+        } else {
+            if let Some(known) = self.leaders.leader(id)
+                && known.node == self.config.node
+            {
+                let term = known.term;
+                self.leaders.withdraw(id, term);
+            }
+            if leader.is_none() {
+                self.miss_leader(now, id, false);
+            }
+        }
+    }
+
+    /// A peer cannot be reached: the groups it leads need another leader.
+    pub(super) fn peer_down(&mut self, now: Now, node: NodeId) {
+        let groups: Vec<GroupId> = self
+            .replicas
+            .iter()
+            .filter(|(_, replica)| replica.leader_node() == Some(node))
+            .map(|(id, _)| *id)
+            .collect();
+        for group in groups {
+            self.miss_leader(now, group, true);
+        }
+        self.unreachable(node);
+        self.calls.peer_lost(node);
+    }
+
+    /// A peer is reachable again: if it still leads its groups, nobody needs to campaign.
+    pub(super) fn peer_up(&mut self, node: NodeId) {
+        for replica in self.replicas.values_mut() {
+            if replica.leader_node() == Some(node) {
+                replica.campaign = None;
+                replica.group.ignore_lease(false);
+            }
+        }
+    }
+
+    pub(super) fn unreachable(&mut self, node: NodeId) {
+        for (id, replica) in &mut self.replicas {
+            if replica.group.is_leader() {
+                let members = replica.creation.members.iter().filter(|member| member.node == node);
+                for member in members {
+                    replica.group.unreachable(member.replica);
+                    self.dirty.insert(*id);
+                }
+            }
+        }
+    }
+
+    /// What is looked after now and then.
+    pub(super) fn tick_duties(&mut self, now: Now) {
+        if !self.ticks.is_multiple_of(DUTY_TICKS) {
+            return;
+        }
+        self.announce_in_sync();
+        self.prefer_leaders(now);
+        self.watch_nodes(now);
+        for replica in self.replicas.values_mut() {
+            if let Some(record) = replica.group.commit_record() {
+                self.wal.append([record]);
+            }
+        }
+    }
+
+    fn announce_in_sync(&mut self) {
+        for (id, replica) in &self.replicas {
+            if replica.group.is_leader() {
+                self.leaders.announce(*id, replica.group.term(), in_sync(replica));
+            }
+        }
+    }
+
+    /// Hands leadership to the preferred replica once it is up and has everything.
+    fn prefer_leaders(&mut self, now: Now) {
+        let mut transfers = 0;
+        for (id, replica) in &mut self.replicas {
+            let preferred = replica.creation.members.iter().find(|member| member.voter);
+            let Some(preferred) = preferred.filter(|member| member.node != self.config.node) else { continue };
+            let able = replica.serving
+                && self.peers.is_up(preferred.node)
+                && replica.group.progress_of(preferred.replica).is_some_and(|progress| {
+                    progress.state == ReplicationState::Replicate
+                        && progress.matched.0 + IN_SYNC_LAG_MAX >= replica.group.last_index().0
+                });
+            if !able || self.shutdown.has_begun() {
+                replica.preferred_since = None;
+                continue;
+            }
+            let since = *replica.preferred_since.get_or_insert(now.monotonic);
+            if now.monotonic.since(since) >= PREFERRED_AFTER && transfers < TRANSFERS_MAX {
+                transfers += 1;
+                replica.preferred_since = None;
+                // A refusal means that this replica stopped leading meanwhile.
+                let _ = replica.group.transfer_leader(preferred.replica);
+                self.dirty.insert(*id);
+            }
+        }
+    }
+
+    /// The leader of the metadata group tells it which nodes are up.
+    fn watch_nodes(&mut self, now: Now) {
+        for node in self.image.nodes() {
+            if node.is_live() {
+                self.liveness.went_down.remove(&node.id);
+            } else {
+                self.liveness.went_down.entry(node.id).or_insert(now.monotonic);
+            }
+        }
+        let lately = |since: &Monotonic| now.monotonic.since(*since) < LISTED_AFTER_DOWN;
+        self.liveness.lately_down =
+            self.liveness.went_down.iter().filter(|(_, since)| lately(since)).map(|(node, _)| *node).collect();
+        let Some(replica) = self.replicas.get(&GroupId::METADATA) else { return };
+        if !replica.serving {
+            self.liveness.proposed.clear();
+            return;
+        }
+        let term = replica.group.term();
+        let mut changes = Vec::new();
+        for node in self.image.nodes() {
+            let Some(registration) = &node.registration else { continue };
+            let up = self.peers.is_up(node.id);
+            let asked = self.liveness.proposed.get(&node.id) == Some(&(up, term));
+            if up == node.up {
+                self.liveness.proposed.remove(&node.id);
+            } else if !asked && self.peers.boot_of(node.id).is_some_and(|boot| boot == registration.boot || !up) {
+                changes.push(SetNodeLiveness { node: node.id, boot: registration.boot, up });
+            }
+        }
+        for change in changes {
+            self.liveness.proposed.insert(change.node, (change.up, term));
+            self.propose_metadata(MetadataCommand::SetNodeLiveness(change), super::replica::Owner::Nobody);
+        }
+    }
+}
+
+/// Nodes whose replicas have nearly everything, the leader's own first.
+fn in_sync(replica: &Replica) -> Vec<NodeId> {
+    let last = replica.group.last_index().0;
+    let progress = replica.group.progress();
+    let keeps_up = progress.iter().filter(|member| {
+        member.replica == replica.group.replica()
+            || (member.recently_active && member.matched.0 + IN_SYNC_LAG_MAX >= last)
+    });
+    keeps_up.filter_map(|member| replica.node_of(member.replica)).collect()
+}
+
+/// The voters of a group and what this node sees of them.
+struct Seen {
+    voters: Vec<(ReplicaId, bool)>,
+    own: ReplicaId,
+    electable: bool,
+}
+
+impl Seen {
+    fn as_ref(&self) -> Electorate<'_> {
+        Electorate { voters: &self.voters, own: self.own, electable: self.electable }
+    }
+
+    fn start(&self, now: Now, jitter: &mut crate::rng::Stream) -> Campaign {
+        Campaign::new(now.monotonic, &self.as_ref(), jitter)
+    }
+}
+
+fn electorate(peers: &crate::replication::peer::Peers, replica: &Replica) -> Seen {
+    let membership = replica.group.membership();
+    let up = |id: ReplicaId| replica.node_of(id).is_some_and(|node| peers.is_up(node));
+    // Rank order is the order of the creation record: the preferred leader campaigns first.
+    let voters: Vec<(ReplicaId, bool)> = replica
+        .creation
+        .members
+        .iter()
+        .filter(|member| membership.is_voter(member.replica))
+        .map(|member| (member.replica, up(member.replica)))
+        .collect();
+    let electable = majority_up(membership.voters.iter().copied(), up)
+        && majority_up(membership.voters_outgoing.iter().copied(), up);
+    Seen { voters, own: replica.group.replica(), electable }
+}
+
+impl Broker {
+    /// What a new leader has to have in its log before it serves. `false`: something was proposed, ask again when it
+    /// is applied.
+    pub(super) fn prepare_leader(&mut self, now: Now, id: GroupId) -> bool {
+        let Some(replica) = self.replicas.get_mut(&id) else { return false };
+        match &replica.machine {
+            Machine::Metadata(state) => {
+                let Some(cluster) = self.identity.cluster else { return false };
+                let Some(command) = state.on_leader(cluster, &replica.creation) else { return true };
+                if replica.configured.is_none() {
+                    replica.configured = Some(crate::ids::ImageVersion(0));
+                    self.propose_first(now, id, command.kind(), command.encode());
+                }
+                false
+            }
+            Machine::Partition(partition) => {
+                let Some((topic, _)) = self.image.topic_of_group(id) else { return false };
+                let Some(command) = partition.state.configure(topic.configs_version, &topic.configs) else {
+                    return true;
+                };
+                if replica.configured.is_none_or(|version| version < topic.configs_version) {
+                    replica.configured = Some(topic.configs_version);
+                    let kind = command.kind();
+                    self.propose_first(now, id, kind, command.into_data());
+                }
+                false
+            }
+        }
+    }
+
+    /// Proposes a command ahead of everything that waits for the group to serve.
+    fn propose_first(&mut self, now: Now, id: GroupId, kind: u8, data: bytes::Bytes) {
+        let Some(replica) = self.replicas.get_mut(&id) else { return };
+        let header = crate::command::CommandHeader {
+            kind,
+            level: crate::command::FEATURE_LEVEL,
+            origin: replica.group.replica(),
+            token: crate::command::WaiterToken::NONE,
+            stamp: now.wall,
+        };
+        if replica.group.propose(vec![(header.encode(), data)]).is_err() {
+            // Not now: asked again with the next change of role or image.
+            replica.configured = None;
+        }
+        self.dirty.insert(id);
+    }
+}
+
+const _: () = assert!(limits::HEARTBEAT_TICKS as u64 > DUTY_TICKS);

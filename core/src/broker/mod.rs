@@ -1,0 +1,337 @@
+//! One running node: its replicas, its peers, its WAL, and the requests that wait for them.
+//!
+//! Owns what connects the layers below and decides as little as possible itself: groups decide what is committed,
+//! state machines what it means. [`crate::api`] asks it on behalf of clients; [`crate::shard`] feeds it and hands its
+//! events back to waiting requests.
+//!
+//! Invariant: everything a group wants written is appended to the WAL in the order the group asked for it, and a group
+//! hears of durability only from the WAL's own report. Groups are visited in the order of their ids.
+
+mod append;
+mod apply;
+pub mod broker_config;
+pub mod controller;
+mod deadlines;
+mod forming;
+mod groups;
+mod inspect;
+mod leadership;
+mod peering;
+mod producer_ids;
+mod raft;
+pub mod reads;
+mod replica;
+mod shutdown;
+mod storage;
+mod topics;
+mod views;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use slog::{Logger, error, info};
+
+pub use append::Refusal;
+pub(crate) use apply::apply_entry;
+pub use inspect::{GroupInspection, Inspection};
+pub(crate) use replica::Replica;
+pub(crate) use replica::{Machine, Partition};
+pub use views::{Leader, View};
+
+use self::{
+    controller::{Calls, Forwarded},
+    deadlines::Deadlines,
+    leadership::Liveness,
+    producer_ids::ProducerIds,
+    reads::Reads,
+    shutdown::Shutdown,
+    watch::Watch,
+};
+use crate::{
+    api::{Event, FetchSessions},
+    config::NodeConfig,
+    ids::{ClusterId, GroupId, NodeId, OperationId, WriteNumber},
+    io::{DiskError, DiskOutput, Effects, Exit, FileName, Input, Notice, OperationIds},
+    limits,
+    log::{
+        identity::{Identity, IdentityKeeper},
+        record::WalEvent,
+        segment::Removal,
+        wal::Wal,
+    },
+    metadata::{MetadataImage, formation::Formation, leaders::Leaders},
+    replication::{
+        group::GroupOutput,
+        peer::{self, PeerEvent, Peers},
+    },
+    rng::Stream,
+    session::RequestId,
+    time::{Monotonic, Now, Wall, earliest},
+};
+
+/// What start-up leaves for a running node.
+pub(crate) struct Start {
+    pub(crate) config: NodeConfig,
+    pub(crate) logger: Logger,
+    pub(crate) keeper: IdentityKeeper,
+    pub(crate) wal: Wal,
+    pub(crate) recovered: WriteNumber,
+    pub(crate) replicas: BTreeMap<GroupId, Replica>,
+    /// Groups whose removal a crash may have interrupted.
+    pub(crate) removals: Vec<Removal>,
+    /// Operations of partitions' files under way.
+    pub(crate) segment_operations: BTreeMap<OperationId, GroupId>,
+    pub(crate) ids: OperationIds,
+}
+
+/// See the module head.
+pub struct Broker {
+    pub config: NodeConfig,
+    pub(crate) fetch_sessions: FetchSessions,
+    logger: Logger,
+    identity: Identity,
+    ids: OperationIds,
+    wal: Wal,
+    wal_events: Vec<WalEvent>,
+    /// Groups that wait for a write of the WAL to be durable.
+    writing: BTreeMap<WriteNumber, BTreeSet<GroupId>>,
+    peers: Peers,
+    peer_events: Vec<PeerEvent>,
+    replicas: BTreeMap<GroupId, Replica>,
+    /// Groups that may have something to do.
+    dirty: BTreeSet<GroupId>,
+    group_output: GroupOutput,
+    removals: Vec<Removal>,
+    segment_operations: BTreeMap<OperationId, GroupId>,
+    forward_answers: Vec<(NodeId, u64, Forwarded)>,
+    image: MetadataImage,
+    image_moved: bool,
+    formation: Formation,
+    keeper: IdentityKeeper,
+    /// The cluster's formation is being made durable.
+    forming: bool,
+    leaders: Leaders,
+    liveness: Liveness,
+    calls: Calls,
+    registered: bool,
+    register_at: Monotonic,
+    producer_ids: ProducerIds,
+    deadlines: Deadlines,
+    watch: Watch,
+    reads: Reads,
+    events: VecDeque<(RequestId, Event)>,
+    tick_at: Monotonic,
+    ticks: u64,
+    flush_at: Monotonic,
+    wal_full: bool,
+    /// Applied batches hold as much memory as they may: nothing more is applied until segments were written.
+    tails_full: bool,
+    shutdown: Shutdown,
+    mint: Stream,
+    jitter: Stream,
+    notices: Vec<Notice>,
+    serving: bool,
+    exit: Option<Exit>,
+}
+
+impl Broker {
+    /// # Errors
+    ///
+    /// [`Exit::Damaged`] if the record of the cluster's formation cannot be read.
+    pub(crate) fn new(now: Now, start: Start) -> Result<Self, Exit> {
+        let Start { config, logger, keeper, wal, recovered, replicas, removals, segment_operations, ids } = start;
+        let identity = keeper.identity().expect("a start ends with its identity durable").clone();
+        let own = peer::Identity {
+            node: config.node,
+            boot: identity.boot,
+            directory: identity.directory,
+            cluster: identity.cluster,
+            configuration: crate::metadata::formation::configuration_hash(&config),
+            advertised: config.advertised.clone(),
+            rack: config.rack.clone(),
+        };
+        let stream = |purpose| Stream::new(config.seed, config.node, purpose, identity.boot.0);
+        let mut peers = Peers::new(own, recovered, stream("peers"));
+        let addresses = config.peers.iter().map(|peer| (peer.node, peer.address.clone())).collect();
+        peers.set_peers(now, &addresses);
+        let formation =
+            Formation::new(now, &config, &identity, stream("formation")).map_err(|error| Exit::Damaged {
+                file: FileName::Identity.path(),
+                offset: 0,
+                what: format!("the record of the cluster's formation: {error}"),
+            })?;
+        let mut broker = Self {
+            fetch_sessions: FetchSessions::default(),
+            logger,
+            ids,
+            wal,
+            wal_events: Vec::new(),
+            writing: BTreeMap::new(),
+            peers,
+            peer_events: Vec::new(),
+            dirty: replicas.keys().copied().collect(),
+            replicas,
+            group_output: GroupOutput::default(),
+            removals,
+            segment_operations,
+            forward_answers: Vec::new(),
+            image: MetadataImage::empty(),
+            image_moved: true,
+            formation,
+            keeper,
+            forming: false,
+            leaders: Leaders::new(config.node),
+            liveness: Liveness::default(),
+            calls: Calls::default(),
+            registered: false,
+            register_at: now.monotonic,
+            producer_ids: ProducerIds::default(),
+            deadlines: Deadlines::default(),
+            watch: Watch::default(),
+            reads: Reads::default(),
+            events: VecDeque::new(),
+            tick_at: now.monotonic + limits::TICK,
+            ticks: 0,
+            flush_at: now.monotonic,
+            wal_full: false,
+            tails_full: false,
+            shutdown: Shutdown::default(),
+            mint: stream("mint"),
+            jitter: stream("campaign"),
+            notices: vec![Notice::Recovered],
+            serving: false,
+            exit: None,
+            identity,
+            config,
+        };
+        broker.start_campaigns(now);
+        broker.join_metadata(now);
+        Ok(broker)
+    }
+
+    /// Takes every input but those about clients.
+    pub(crate) fn handle(&mut self, now: Now, input: Input) {
+        if self.peers.handle(now, &input) {
+            return;
+        }
+        match input {
+            Input::Disk { operation, result } => {
+                if let Err(exit) = self.disk(now, operation, result) {
+                    self.exit.get_or_insert(exit);
+                }
+            }
+            Input::Shutdown => self.begin_shutdown(now),
+            Input::ClientConnected { .. }
+            | Input::ClientFrame { .. }
+            | Input::ClientWritten { .. }
+            | Input::ClientClosed { .. }
+            | Input::LinkUp { .. }
+            | Input::LinkAccepted { .. }
+            | Input::LinkFrame { .. }
+            | Input::LinkWritten { .. }
+            | Input::LinkDown { .. } => unreachable!("sessions and peers take their own inputs"),
+        }
+    }
+
+    fn disk(&mut self, now: Now, operation: OperationId, result: Result<DiskOutput, DiskError>) -> Result<(), Exit> {
+        if self.wal.handle(now, operation, &result, &mut self.wal_events)? {
+            return Ok(());
+        }
+        if self.reads.owns(operation) {
+            return self.finish_read(operation, result);
+        }
+        if self.keeper.handle(operation, &result)? {
+            return Ok(());
+        }
+        self.finish_storage(operation, result)
+    }
+
+    /// Does everything that the inputs since the last call made possible. May be called again in a turn, after events
+    /// were handed out.
+    pub(crate) fn advance(&mut self, now: Now, effects: &mut Effects) {
+        self.tick_if_due(now);
+        loop {
+            self.peers.poll(now, self.wal.queued_bytes(), effects, &mut self.peer_events);
+            self.take_peer_events(now);
+            self.take_wal_events(now);
+            self.campaign_where_due(now);
+            self.advance_groups(now, effects);
+            self.advance_metadata(now, effects);
+            self.send_forward_answers(now);
+            if self.dirty.is_empty() && self.peer_events.is_empty() && self.wal_events.is_empty() {
+                break;
+            }
+        }
+        self.expire(now);
+        for request in self.watch.take_woken() {
+            self.events.push_back((request, Event::Woken));
+        }
+    }
+
+    /// Ends a turn: what was gathered leaves.
+    pub(crate) fn finish(&mut self, now: Now, effects: &mut Effects) {
+        self.advance(now, effects);
+        // Once per turn, when everything that the turn appends is there: it shares one write and one sync.
+        self.wal.poll(now, effects, &mut self.ids, &mut self.wal_events);
+        self.take_wal_events(now);
+        self.write_behind(now, effects);
+        self.advance_shutdown(now);
+        self.peers.set_durable(self.wal.durable());
+        self.peers.poll(now, self.wal.queued_bytes(), effects, &mut self.peer_events);
+        effects.notices.append(&mut self.notices);
+        if let Some(exit) = &self.exit {
+            match exit {
+                Exit::Stopped => info!(self.logger, "stopped"),
+                Exit::DiskFailed { .. } | Exit::Damaged { .. } | Exit::Refused(_) => {
+                    error!(self.logger, "the node ends"; "reason" => %exit);
+                }
+            }
+            effects.exit = Some(exit.clone());
+        }
+    }
+
+    pub(crate) fn next_event(&mut self) -> Option<(RequestId, Event)> {
+        self.events.pop_front()
+    }
+
+    /// The request is answered, or its connection is gone: nobody wants its events any more.
+    pub(crate) fn forget(&mut self, request: RequestId) {
+        self.deadlines.remove(request);
+        self.watch.remove(request);
+        self.producer_ids.forget(request);
+    }
+
+    pub(crate) fn set_deadline(&mut self, request: RequestId, at: Monotonic) {
+        self.deadlines.set(request, at);
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Monotonic> {
+        let fixed = [Some(self.tick_at), self.wal.next_deadline(), self.peers.next_deadline(), self.deadlines.next()];
+        let rest = [self.calls.next_deadline(), self.campaigns_deadline(), self.formation.next_deadline()];
+        let earliest_of = fixed.into_iter().chain(rest).fold(None, earliest);
+        // What is left over from this turn is done in the next one, at once.
+        if self.peer_events.is_empty() && self.dirty.is_empty() { earliest_of } else { Some(Monotonic(0)) }
+    }
+
+    fn expire(&mut self, now: Now) {
+        while let Some(request) = self.deadlines.pop_due(now.monotonic) {
+            self.events.push_back((request, Event::Deadline));
+        }
+    }
+
+    pub(crate) fn image(&self) -> &MetadataImage {
+        &self.image
+    }
+
+    pub(crate) fn cluster_id(&self) -> Option<ClusterId> {
+        self.identity.cluster
+    }
+
+    fn mark(&mut self, group: GroupId) {
+        self.dirty.insert(group);
+    }
+
+    fn wall(now: Now) -> Wall {
+        now.wall
+    }
+}

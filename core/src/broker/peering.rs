@@ -1,0 +1,65 @@
+//! What other nodes say.
+
+use slog::{info, warn};
+
+use super::{Broker, controller};
+use crate::{
+    ids::NodeId,
+    io::Exit,
+    replication::peer::{ControlKind, PeerEvent, Rejection},
+    time::Now,
+};
+
+/// Control messages of formation and of the gossip about leaders; those of calls are in [`controller`].
+pub(super) const FORMATION: ControlKind = ControlKind(1);
+pub(super) const GOSSIP: ControlKind = ControlKind(2);
+
+impl Broker {
+    pub(super) fn other_nodes(&self) -> impl Iterator<Item = NodeId> {
+        let own = self.config.node;
+        self.config.peers.iter().map(|peer| peer.node).filter(move |node| *node != own)
+    }
+
+    pub(super) fn take_peer_events(&mut self, now: Now) {
+        for event in std::mem::take(&mut self.peer_events) {
+            match event {
+                PeerEvent::Up(node) => {
+                    info!(self.logger, "a node can be reached"; "node" => node.0);
+                    self.peer_up(node);
+                    for bytes in self.leaders.digest() {
+                        // If it does not get there, the next connection brings it.
+                        let _ = self.peers.send_control(now, node, GOSSIP, bytes);
+                    }
+                }
+                PeerEvent::Down(node) => {
+                    info!(self.logger, "a node cannot be reached"; "node" => node.0);
+                    self.peer_down(now, node);
+                }
+                PeerEvent::Unreachable(node) => self.unreachable(node),
+                PeerEvent::Hello { from, boot, cluster, hello } => self.heard_hello(from, boot, cluster, &hello),
+                PeerEvent::Raft { from, envelope, message } => self.step(from, envelope, message),
+                PeerEvent::Control { from, kind, bytes } => match kind {
+                    FORMATION => self.heard_formation(from, &bytes),
+                    GOSSIP => {
+                        if self.leaders.merge(from, &bytes, &self.image).is_err() {
+                            warn!(self.logger, "gossip about leaders cannot be read"; "from" => from.0);
+                        }
+                    }
+                    controller::FORWARD => self.forwarded(now, from, &bytes),
+                    controller::FORWARDED => self.forward_answered(from, &bytes),
+                    unknown => {
+                        warn!(self.logger, "a message of an unknown kind"; "from" => from.0, "kind" => unknown.0);
+                    }
+                },
+                PeerEvent::Rejected { from, reason, .. } => {
+                    if let Rejection::PositionLost { .. } = reason {
+                        self.exit.get_or_insert(Exit::Refused(format!(
+                            "{reason}: this disk lost what it had made durable, so this node must not vote as itself"
+                        )));
+                    }
+                    warn!(self.logger, "a link was closed"; "node" => from.map(|node| node.0), "reason" => %reason);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Drives the Raft groups: ticks, messages, writes, commits.
+
+use slog::{debug, warn};
+
+use super::{Broker, replica::Owner};
+use crate::{
+    api::Event,
+    ids::{GroupId, NodeId, ReplicaId, WriteNumber},
+    io::Effects,
+    limits,
+    log::record::WalEvent,
+    replication::{
+        group::{ReadError, ReadToken, Role, RoleChange},
+        peer::Envelope,
+    },
+    time::Now,
+};
+
+/// Payload handed to a state machine at once.
+const APPLY_BYTES: usize = 4 << 20;
+/// Groups send and expect this until membership changes.
+const FIRST_EPOCH: u32 = 1;
+
+impl Broker {
+    pub(super) fn tick_if_due(&mut self, now: Now) {
+        if now.monotonic < self.tick_at {
+            return;
+        }
+        // A node that was paused ticks once, not for all the time it missed: it cannot know what it missed.
+        self.tick_at = now.monotonic + limits::TICK;
+        self.ticks += 1;
+        for (id, replica) in &mut self.replicas {
+            replica.group.tick();
+            if replica.group.has_unacknowledged() {
+                replica.group.beat();
+            }
+            self.dirty.insert(*id);
+        }
+        self.tick_duties(now);
+    }
+
+    pub(super) fn take_wal_events(&mut self, _now: Now) {
+        let mut durable = None;
+        for event in self.wal_events.drain(..) {
+            match event {
+                WalEvent::Placed { group, index, term, location } => {
+                    if let Some(replica) = self.replicas.get_mut(&group) {
+                        replica.group.placed(index, term, location);
+                    }
+                }
+                WalEvent::Durable(write) => durable = Some(write),
+                WalEvent::Full => {
+                    warn!(self.logger, "the disk is full: produce requests are refused until there is room");
+                    self.wal_full = true;
+                }
+                WalEvent::Room => self.wal_full = false,
+            }
+        }
+        let Some(write) = durable else { return };
+        let later = self.writing.split_off(&WriteNumber(write.0 + 1));
+        for group in std::mem::replace(&mut self.writing, later).into_values().flatten() {
+            if let Some(replica) = self.replicas.get_mut(&group) {
+                replica.group.durable(write);
+                self.dirty.insert(group);
+            }
+        }
+    }
+
+    pub(super) fn advance_groups(&mut self, now: Now, effects: &mut Effects) {
+        while let Some(group) = self.dirty.pop_first() {
+            self.advance_group(now, group, effects);
+        }
+    }
+
+    fn advance_group(&mut self, now: Now, id: GroupId, effects: &mut Effects) {
+        let mut out = std::mem::take(&mut self.group_output);
+        // Every pass may make another necessary: an entry that is applied frees budget for proposals.
+        for pass in 0.. {
+            let Some(replica) = self.replicas.get_mut(&id) else { break };
+            if replica.serving {
+                replica.propose_queued(Self::wall(now));
+            }
+            replica.group.poll(&mut out);
+            if pass > 0 && out.is_empty() {
+                break;
+            }
+            for write in out.writes.drain(..) {
+                let number = self.wal.append(write.records);
+                replica.group.wrote(write.number, number);
+                self.writing.entry(number).or_default().insert(id);
+            }
+            for message in out.messages.drain(..) {
+                let to = ReplicaId(message.to);
+                let Some(node) = replica.creation.member(to).map(|member| member.node) else { continue };
+                let envelope = Envelope { group: id, from: replica.group.replica(), to, epoch: FIRST_EPOCH };
+                if self.peers.send_raft(now, node, envelope, message).is_err() {
+                    replica.group.unreachable(to);
+                }
+            }
+            let fetches: Vec<_> = out.fetches.drain(..).collect();
+            let reads_ready: Vec<_> = out.reads_ready.drain(..).collect();
+            let reads_failed: Vec<_> = out.reads_failed.drain(..).collect();
+            let role = out.role.take();
+            // Membership does not change yet, and no log is compacted, so no snapshot is wanted or offered.
+            out.clear();
+            for fetch in fetches {
+                self.read_entries(id, fetch, effects);
+            }
+            if let Some(change) = role {
+                self.role_changed(now, id, change);
+            }
+            self.apply_committed(now, id);
+            self.start_serving(now, id);
+            for (token, _) in reads_ready {
+                self.confirmed(id, token);
+            }
+            for token in reads_failed {
+                self.confirm_failed(id, token);
+            }
+        }
+        out.clear();
+        self.group_output = out;
+        self.fail_lost_proposals(id);
+    }
+
+    fn apply_committed(&mut self, now: Now, id: GroupId) {
+        use crate::replication::group::Committed;
+        loop {
+            let Some(replica) = self.replicas.get_mut(&id) else { return };
+            if self.tails_full && replica.partition().is_some() {
+                return;
+            }
+            match replica.group.next_committed(APPLY_BYTES) {
+                Ok(Committed::Entries(entries)) => {
+                    let last = entries.last().expect("never empty").index;
+                    for entry in &entries {
+                        self.apply(now, id, entry);
+                    }
+                    let Some(replica) = self.replicas.get_mut(&id) else { return };
+                    replica.group.applied_to(last);
+                }
+                Ok(Committed::Reading | Committed::None) => return,
+                Err(error) => {
+                    self.exit.get_or_insert(crate::io::Exit::Refused(format!(
+                        "group {id}: {error}; start a build that understands it"
+                    )));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A new leader serves once its own first entry, and so everything before it, is applied.
+    fn start_serving(&mut self, now: Now, id: GroupId) {
+        let Some(replica) = self.replicas.get_mut(&id) else { return };
+        if replica.group.is_leader() && !replica.serving && replica.group.applied_is_current_term() {
+            let ready = self.prepare_leader(now, id);
+            if ready && let Some(replica) = self.replicas.get_mut(&id) {
+                replica.serving = true;
+                self.dirty.insert(id);
+                self.watch.wake(id);
+            }
+        }
+    }
+
+    fn role_changed(&mut self, now: Now, id: GroupId, change: RoleChange) {
+        debug!(self.logger, "role changed"; "group" => id.0, "term" => change.term.0, "role" => ?change.role, "leader" => change.leader.map(|leader| leader.0));
+        let replica = self.replicas.get_mut(&id).expect("its own poll reported this");
+        replica.serving = false;
+        replica.configured = None;
+        replica.preferred_since = None;
+        let leads = change.role == Role::Leader;
+        let leader = change.leader.and_then(|leader| replica.node_of(leader));
+        self.watch.wake(id);
+        self.follow_leader(now, id, change.term, leader, leads);
+    }
+
+    /// Tells everybody whose command cannot be decided in this term any more.
+    fn fail_lost_proposals(&mut self, id: GroupId) {
+        let Some(replica) = self.replicas.get_mut(&id) else { return };
+        for (owner, never_proposed) in replica.take_failed() {
+            self.fail_owner(owner, never_proposed);
+        }
+    }
+
+    pub(super) fn fail_owner(&mut self, owner: Owner, never_proposed: bool) {
+        match owner {
+            Owner::Nobody => {}
+            // Retriable either way; an idempotent producer repeats the batch without writing it twice.
+            Owner::Produce(waiter) => self.events.push_back((
+                waiter.request,
+                Event::Appended {
+                    part: waiter.part,
+                    outcome: Err(kauri_protocol::error::ErrorCode::NotLeaderOrFollower),
+                },
+            )),
+            Owner::Call(call) if never_proposed => self.calls.not_proposed(call),
+            Owner::Call(call) => self.calls.lost(call),
+            Owner::Forwarded { node, call } => self.answer_forwarded_failure(node, call, never_proposed),
+        }
+    }
+
+    /// Asks a majority whether this node still leads; the waiter gets the high watermark of then or later.
+    pub(crate) fn confirm(
+        &mut self,
+        group: GroupId,
+        waiter: crate::api::Waiter,
+    ) -> Result<(), kauri_protocol::error::ErrorCode> {
+        use kauri_protocol::error::ErrorCode;
+        let replica = self.replicas.get_mut(&group).ok_or(ErrorCode::NotLeaderOrFollower)?;
+        self.reads.last_token += 1;
+        let token = ReadToken(self.reads.last_token);
+        replica.group.read_index(token).map_err(|error| match error {
+            ReadError::NotLeader { .. } => ErrorCode::NotLeaderOrFollower,
+            ReadError::Busy => ErrorCode::OffsetNotAvailable,
+        })?;
+        replica.confirming.insert(token, waiter);
+        self.mark(group);
+        Ok(())
+    }
+
+    fn confirmed(&mut self, id: GroupId, token: ReadToken) {
+        let Some(replica) = self.replicas.get_mut(&id) else { return };
+        let Some(waiter) = replica.confirming.remove(&token) else { return };
+        let Some(partition) = replica.partition() else { return };
+        let result = Ok(partition.state.next_offset());
+        self.events.push_back((waiter.request, Event::Confirmed { part: waiter.part, result }));
+    }
+
+    fn confirm_failed(&mut self, id: GroupId, token: ReadToken) {
+        let Some(replica) = self.replicas.get_mut(&id) else { return };
+        let Some(waiter) = replica.confirming.remove(&token) else { return };
+        let result = Err(kauri_protocol::error::ErrorCode::NotLeaderOrFollower);
+        self.events.push_back((waiter.request, Event::Confirmed { part: waiter.part, result }));
+    }
+
+    /// A message of another node's replica.
+    pub(super) fn step(&mut self, from: NodeId, envelope: Envelope, message: raft::prelude::Message) {
+        let Some(replica) = self.replicas.get_mut(&envelope.group) else { return };
+        let known = envelope.to == replica.group.replica()
+            && envelope.epoch == FIRST_EPOCH
+            && replica.creation.member(envelope.from).is_some_and(|member| member.node == from);
+        if !known {
+            return;
+        }
+        if let Err(refused) = replica.group.step(message) {
+            debug!(self.logger, "a message was dropped"; "group" => envelope.group.0, "from" => from.0, "reason" => %refused);
+        }
+        self.dirty.insert(envelope.group);
+    }
+}

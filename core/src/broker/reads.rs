@@ -1,0 +1,348 @@
+//! Disk reads on behalf of requests and groups.
+//!
+//! Invariant: every read plan is given back to its log, whether anybody still wants the bytes or not, because a file is
+//! not removed before. The number of reads under way for clients is bounded by the requests that wait for them.
+
+use std::collections::BTreeMap;
+
+use kauri_protocol::{
+    error::ErrorCode,
+    records::{BatchView, Batches as RecordBatches},
+};
+use slog::error;
+
+use bytes::Bytes;
+
+use super::Broker;
+use crate::{
+    api::{Event, Waiter},
+    ids::{GroupId, LeaderEpoch, LogIndex, Offset, OperationId},
+    io::{DiskError, DiskOperation, DiskOutput, Effects, Exit},
+    limits::SEARCH_RECORDS_BYTES_MAX,
+    log::{
+        read::EntryRead,
+        segment::{Batches, Read, ReadPlan, ReadResult},
+    },
+    replication::group::{Fetch, Payload},
+    time::{Now, Wall},
+};
+
+/// What a fetch finds.
+#[derive(Debug)]
+pub enum ReadStart {
+    Ready(Vec<Bytes>),
+    /// An [`Event::Read`] will follow; about so many bytes.
+    Waiting {
+        bytes: usize,
+    },
+    Empty,
+    OutOfRange,
+    Failed(ErrorCode),
+}
+
+/// What came from the disk.
+#[derive(Debug)]
+pub enum ReadOutcome {
+    Records(Vec<Bytes>),
+    Found(Option<Found>),
+    Failed(ErrorCode),
+}
+
+/// A record found by its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub offset: Offset,
+    pub timestamp: Wall,
+    pub leader_epoch: LeaderEpoch,
+}
+
+/// Which record is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeQuery {
+    /// The first with this timestamp or a later one.
+    AtLeast(Wall),
+    /// The first with the largest timestamp of all.
+    Max,
+}
+
+#[derive(Debug)]
+pub enum SearchStart {
+    Found(Option<Found>),
+    Waiting,
+    Failed(ErrorCode),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    open: BTreeMap<OperationId, Purpose>,
+    /// Issued, not yet handed to the driver.
+    start: Vec<DiskOperation>,
+    pub(super) last_token: u64,
+    /// Reads of entries that are not complete.
+    entries: BTreeMap<(GroupId, LogIndex), EntryBatch>,
+}
+
+#[derive(Debug)]
+enum Purpose {
+    Fetch { group: GroupId, plan: ReadPlan, waiter: Waiter },
+    Search { group: GroupId, plan: ReadPlan, waiter: Waiter, goal: i64 },
+    Entry { group: GroupId, first: LogIndex, place: usize, read: EntryRead },
+}
+
+/// Entries of a group that are read together.
+#[derive(Debug)]
+struct EntryBatch {
+    payloads: Vec<Option<Payload>>,
+    missing: usize,
+}
+
+impl Reads {
+    pub(super) fn owns(&self, operation: OperationId) -> bool {
+        self.open.contains_key(&operation)
+    }
+
+    pub(super) fn take_operations(&mut self, effects: &mut Effects) {
+        effects.disk.append(&mut self.start);
+    }
+
+    fn start(&mut self, id: OperationId, action: crate::io::DiskAction, purpose: Purpose) {
+        self.open.insert(id, purpose);
+        self.start.push(DiskOperation { id, action });
+    }
+}
+
+impl Broker {
+    /// Batches of a partition that this node leads, from `from` on.
+    pub(crate) fn read(
+        &mut self,
+        _now: Now,
+        group: GroupId,
+        from: Offset,
+        bytes_max: usize,
+        at_least_one: bool,
+        waiter: Waiter,
+    ) -> ReadStart {
+        let Some(partition) = self.replicas.get_mut(&group).and_then(|replica| replica.partition_mut()) else {
+            return ReadStart::Failed(ErrorCode::NotLeaderOrFollower);
+        };
+        if bytes_max == 0 && !at_least_one {
+            return ReadStart::Empty;
+        }
+        let upper = partition.state.next_offset();
+        match partition.log.read(Read { from, upper, max_bytes: bytes_max, at_least_one }) {
+            ReadResult::Ready(batches) if batches.bytes == 0 => ReadStart::Empty,
+            ReadResult::Ready(batches) => ReadStart::Ready(batches.slices),
+            ReadResult::NeedsDisk(plan) => {
+                let bytes = plan.bytes().min(bytes_max.max(1));
+                let id = self.ids.next_id();
+                self.reads.start(id, plan.action(), Purpose::Fetch { group, plan, waiter });
+                ReadStart::Waiting { bytes }
+            }
+            ReadResult::Empty => ReadStart::Empty,
+            ReadResult::OutOfRange => ReadStart::OutOfRange,
+        }
+    }
+
+    /// Looks for a record by its time, within what is committed.
+    pub(crate) fn search(&mut self, _now: Now, group: GroupId, query: TimeQuery, waiter: Waiter) -> SearchStart {
+        let Some(partition) = self.replicas.get_mut(&group).and_then(|replica| replica.partition_mut()) else {
+            return SearchStart::Failed(ErrorCode::NotLeaderOrFollower);
+        };
+        let (from, goal) = match query {
+            TimeQuery::AtLeast(at) => (partition.log.log_start(), at.0),
+            TimeQuery::Max => match partition.log.max_timestamp() {
+                Some((timestamp, offset)) => (offset, timestamp),
+                None => return SearchStart::Found(None),
+            },
+        };
+        match self.look(group, from, goal, waiter) {
+            Ok(Some(outcome)) => match outcome {
+                ReadOutcome::Found(found) => SearchStart::Found(found),
+                ReadOutcome::Failed(error) => SearchStart::Failed(error),
+                ReadOutcome::Records(_) => unreachable!("a search finds one record"),
+            },
+            Ok(None) => SearchStart::Waiting,
+            Err(error) => SearchStart::Failed(error),
+        }
+    }
+
+    /// Goes on with a search from an offset; `None` if it waits for the disk.
+    fn look(
+        &mut self,
+        group: GroupId,
+        mut from: Offset,
+        goal: i64,
+        waiter: Waiter,
+    ) -> Result<Option<ReadOutcome>, ErrorCode> {
+        loop {
+            let partition = self
+                .replicas
+                .get_mut(&group)
+                .and_then(|replica| replica.partition_mut())
+                .ok_or(ErrorCode::NotLeaderOrFollower)?;
+            let upper = partition.state.next_offset();
+            match partition.log.find_timestamp(from, upper, goal) {
+                ReadResult::Ready(batches) => match resolve(&batches, goal)? {
+                    Ok(found) => return Ok(Some(ReadOutcome::Found(Some(found)))),
+                    Err(next) => from = next,
+                },
+                ReadResult::NeedsDisk(plan) => {
+                    let id = self.ids.next_id();
+                    self.reads.start(id, plan.action(), Purpose::Search { group, plan, waiter, goal });
+                    return Ok(None);
+                }
+                ReadResult::Empty | ReadResult::OutOfRange => return Ok(Some(ReadOutcome::Found(None))),
+            }
+        }
+    }
+
+    /// Entries that a follower, or apply, needs and that are no longer in memory.
+    pub(super) fn read_entries(&mut self, group: GroupId, fetch: Fetch, _effects: &mut Effects) {
+        let Some(replica) = self.replicas.get(&group) else { return };
+        let missing = fetch.locations.len();
+        let mut batch = EntryBatch { payloads: vec![None; missing], missing };
+        for (place, location) in fetch.locations.into_iter().enumerate() {
+            let index = LogIndex(fetch.first.0 + place as u64);
+            let term = replica.group.log().log_term(index);
+            let read = EntryRead { group, index, term, location };
+            match read.action() {
+                Some(action) => {
+                    let id = self.ids.next_id();
+                    self.reads.start(id, action, Purpose::Entry { group, first: fetch.first, place, read });
+                }
+                None => {
+                    batch.payloads[place] = Some(Payload::default());
+                    batch.missing -= 1;
+                }
+            }
+        }
+        self.reads.entries.insert((group, fetch.first), batch);
+        self.finish_entries(group, fetch.first);
+    }
+
+    fn finish_entries(&mut self, group: GroupId, first: LogIndex) {
+        if self.reads.entries.get(&(group, first)).is_none_or(|batch| batch.missing > 0) {
+            return;
+        }
+        let batch = self.reads.entries.remove(&(group, first)).expect("looked at above");
+        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        let payloads = batch.payloads.into_iter().map(|payload| payload.expect("none is missing")).collect();
+        replica.group.fetched(first, payloads);
+        self.mark(group);
+    }
+
+    pub(super) fn finish_read(
+        &mut self,
+        operation: OperationId,
+        result: Result<DiskOutput, DiskError>,
+    ) -> Result<(), Exit> {
+        match self.reads.open.remove(&operation).expect("the caller asked whose it is") {
+            Purpose::Entry { group, first, place, read } => {
+                let bytes = match result {
+                    Ok(DiskOutput::Read(bytes)) => bytes,
+                    Ok(DiskOutput::Done | DiskOutput::List(_)) => unreachable!("a read returns bytes"),
+                    Err(error) => {
+                        let file = crate::io::FileName::Wal(read.location.file).path();
+                        return Err(Exit::DiskFailed { operation: "read", file, error });
+                    }
+                };
+                let (context, data) = read.check(bytes).map_err(Exit::from)?;
+                if let Some(batch) = self.reads.entries.get_mut(&(group, first)) {
+                    batch.payloads[place] = Some(Payload { context, data });
+                    batch.missing -= 1;
+                }
+                self.finish_entries(group, first);
+            }
+            Purpose::Fetch { group, plan, waiter } => {
+                let Some(partition) = self.replicas.get_mut(&group).and_then(|replica| replica.partition_mut()) else {
+                    self.read_of_removed(group, plan);
+                    self.tell_read(waiter, ReadOutcome::Failed(ErrorCode::UnknownTopicOrPartition));
+                    return Ok(());
+                };
+                match partition.log.complete_read(plan, result) {
+                    Ok(ReadResult::Ready(batches)) => self.tell_read(waiter, ReadOutcome::Records(batches.slices)),
+                    Ok(ReadResult::NeedsDisk(plan)) => {
+                        let id = self.ids.next_id();
+                        self.reads.start(id, plan.action(), Purpose::Fetch { group, plan, waiter });
+                    }
+                    Ok(ReadResult::Empty | ReadResult::OutOfRange) => {
+                        self.tell_read(waiter, ReadOutcome::Records(Vec::new()));
+                    }
+                    Err(error) => {
+                        error!(self.logger, "a read for a fetch failed"; "group" => group.0, "reason" => %error);
+                        self.tell_read(waiter, ReadOutcome::Failed(ErrorCode::KafkaStorageError));
+                    }
+                }
+            }
+            Purpose::Search { group, plan, waiter, goal } => {
+                let Some(partition) = self.replicas.get_mut(&group).and_then(|replica| replica.partition_mut()) else {
+                    self.read_of_removed(group, plan);
+                    self.tell_read(waiter, ReadOutcome::Failed(ErrorCode::UnknownTopicOrPartition));
+                    return Ok(());
+                };
+                let outcome = match partition.log.complete_read(plan, result) {
+                    Ok(ReadResult::Ready(batches)) => match resolve(&batches, goal) {
+                        Ok(Ok(found)) => Some(ReadOutcome::Found(Some(found))),
+                        Ok(Err(next)) => match self.look(group, next, goal, waiter) {
+                            Ok(outcome) => outcome,
+                            Err(error) => Some(ReadOutcome::Failed(error)),
+                        },
+                        Err(error) => Some(ReadOutcome::Failed(error)),
+                    },
+                    Ok(ReadResult::NeedsDisk(plan)) => {
+                        let id = self.ids.next_id();
+                        self.reads.start(id, plan.action(), Purpose::Search { group, plan, waiter, goal });
+                        None
+                    }
+                    Ok(ReadResult::Empty | ReadResult::OutOfRange) => Some(ReadOutcome::Found(None)),
+                    Err(error) => {
+                        error!(self.logger, "a read for a search failed"; "group" => group.0, "reason" => %error);
+                        Some(ReadOutcome::Failed(ErrorCode::KafkaStorageError))
+                    }
+                };
+                if let Some(outcome) = outcome {
+                    self.tell_read(waiter, outcome);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_read(&mut self, waiter: Waiter, outcome: ReadOutcome) {
+        self.events.push_back((waiter.request, Event::Read { part: waiter.part, outcome }));
+    }
+
+    /// The partition was deleted while its log was read.
+    fn read_of_removed(&mut self, group: GroupId, plan: ReadPlan) {
+        if let Some(removal) = self.removals.iter_mut().find(|removal| removal.group() == group) {
+            removal.read_ended(plan);
+        }
+    }
+}
+
+/// The first record of a batch that is young enough; or the offset behind the batch, if against its header there is
+/// none.
+fn resolve(batches: &Batches, goal: i64) -> Result<Result<Found, Offset>, ErrorCode> {
+    let bytes = match batches.slices.as_slice() {
+        [one] => one.clone(),
+        slices => Bytes::from(slices.concat()),
+    };
+    let mut next = Offset(0);
+    for batch in RecordBatches::new(bytes) {
+        let batch: BatchView = batch.map_err(|_| ErrorCode::CorruptMessage)?;
+        let leader_epoch = LeaderEpoch(batch.header().partition_leader_epoch);
+        let records = batch.records(SEARCH_RECORDS_BYTES_MAX).map_err(|_| ErrorCode::CorruptMessage)?;
+        for record in records {
+            let record = record.map_err(|_| ErrorCode::CorruptMessage)?;
+            if record.timestamp >= goal {
+                return Ok(Ok(Found {
+                    offset: Offset(record.offset),
+                    timestamp: Wall(record.timestamp),
+                    leader_epoch,
+                }));
+            }
+        }
+        next = Offset(batch.header().next_offset());
+    }
+    Ok(Err(next))
+}

@@ -1,0 +1,79 @@
+//! A requested stop: leaderships are handed over first, so that clients wait for a moment instead of an election.
+
+use std::time::Duration;
+
+use slog::info;
+
+use super::Broker;
+use crate::{
+    ids::ReplicaId,
+    io::Exit,
+    replication::group::ReplicationState,
+    time::{Monotonic, Now},
+};
+
+/// A shutdown that cannot hand everything over within this time ends all the same: nothing is lost by it.
+const HAND_OVER_MAX: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Default)]
+pub(super) struct Shutdown {
+    give_up: Option<Monotonic>,
+}
+
+impl Shutdown {
+    pub(super) fn has_begun(&self) -> bool {
+        self.give_up.is_some()
+    }
+}
+
+impl Broker {
+    pub(super) fn begin_shutdown(&mut self, now: Now) {
+        if self.shutdown.give_up.is_none() {
+            info!(self.logger, "stopping");
+            self.shutdown.give_up = Some(now.monotonic + HAND_OVER_MAX);
+            self.hand_over();
+        }
+    }
+
+    /// Called every turn; asks again where a transfer was refused or timed out, and ends once nothing is led.
+    pub(super) fn advance_shutdown(&mut self, now: Now) {
+        let Some(give_up) = self.shutdown.give_up else { return };
+        let leads = self.hand_over();
+        if (!leads && self.wal.queued_bytes() == 0) || now.monotonic >= give_up {
+            self.exit.get_or_insert(Exit::Stopped);
+        }
+    }
+
+    /// Whether anything is still led that another node could lead.
+    fn hand_over(&mut self) -> bool {
+        let mut leads = false;
+        for (id, replica) in &mut self.replicas {
+            if !replica.group.is_leader() {
+                continue;
+            }
+            let own = replica.group.replica();
+            let best: Option<ReplicaId> = replica
+                .group
+                .progress()
+                .into_iter()
+                .filter(|member| {
+                    member.replica != own
+                        && replica.group.membership().is_voter(member.replica)
+                        && member.state == ReplicationState::Replicate
+                        && replica.creation.member(member.replica).is_some_and(|m| self.peers.is_up(m.node))
+                })
+                .max_by_key(|member| member.matched)
+                .map(|member| member.replica);
+            if let Some(best) = best {
+                leads = true;
+                if !replica.handing_over {
+                    replica.handing_over = true;
+                    // A refusal means that this replica stopped leading meanwhile.
+                    let _ = replica.group.transfer_leader(best);
+                    self.dirty.insert(*id);
+                }
+            }
+        }
+        leads
+    }
+}

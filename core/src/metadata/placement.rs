@@ -1,0 +1,292 @@
+//! Which nodes get the replicas of a new topic.
+//!
+//! Invariant: a pure function of image, demand and a number that spreads ties; only live nodes are chosen. In this
+//! order: the replicas of a partition lie in as many racks as there are; the topic's replicas and its preferred leaders
+//! are spread evenly over the nodes, one more or less; what cannot be even within the topic goes to the nodes that
+//! have least of all topics together.
+//!
+//! A node gets its share of each topic rather than all of the next one: a node that comes back empty does not become
+//! the place of everything new. Moving what exists is not decided here.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{image::MetadataImage, node::Node, refusal::Refusal};
+use crate::{
+    ids::NodeId,
+    limits::{REPLICAS_MAX, TOPIC_PARTITIONS_MAX},
+};
+
+/// What a topic is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demand(Kind);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    Numbers { partitions: i32, replication_factor: i16 },
+    Assigned(Vec<Vec<NodeId>>),
+}
+
+impl Demand {
+    pub fn numbers(partitions: i32, replication_factor: i16) -> Self {
+        Self(Kind::Numbers { partitions, replication_factor })
+    }
+
+    /// The nodes of each partition, as the client wants them, the preferred leader first.
+    pub fn assigned<'a>(partitions: impl IntoIterator<Item = &'a [i32]>) -> Self {
+        let nodes = |nodes: &[i32]| nodes.iter().map(|node| NodeId(*node)).collect();
+        Self(Kind::Assigned(partitions.into_iter().map(nodes).collect()))
+    }
+
+    pub fn partitions(&self) -> i32 {
+        match &self.0 {
+            Kind::Numbers { partitions, .. } => *partitions,
+            Kind::Assigned(assigned) => i32::try_from(assigned.len()).unwrap_or(i32::MAX),
+        }
+    }
+
+    pub fn replication_factor(&self) -> i16 {
+        match &self.0 {
+            Kind::Numbers { replication_factor, .. } => *replication_factor,
+            Kind::Assigned(assigned) => {
+                let first = assigned.first().map_or(0, Vec::len);
+                i16::try_from(first).unwrap_or(i16::MAX)
+            }
+        }
+    }
+}
+
+/// The nodes of each partition's replicas, the preferred leader first. `spread` may be any number; different ones give
+/// different placements of the same quality.
+pub fn place(image: &MetadataImage, demand: &Demand, spread: u64) -> Result<Vec<Vec<NodeId>>, Refusal> {
+    match &demand.0 {
+        Kind::Assigned(assigned) => {
+            let known = assigned.iter().flatten().all(|node| image.node(*node).is_some());
+            if known { Ok(assigned.clone()) } else { Err(Refusal::InvalidReplicaAssignment) }
+        }
+        Kind::Numbers { partitions, replication_factor } => {
+            if !(1..=TOPIC_PARTITIONS_MAX).contains(partitions) {
+                return Err(Refusal::InvalidPartitions);
+            }
+            let mut plan = Plan::new(image, spread);
+            let live = plan.nodes.len();
+            let factor = usize::try_from(*replication_factor).unwrap_or(0);
+            if factor == 0 || factor > live.min(REPLICAS_MAX) {
+                let live = i32::try_from(live).expect("a cluster has at most a thousand nodes");
+                return Err(Refusal::InvalidReplicationFactor { asked: i32::from(*replication_factor), live });
+            }
+            for _ in 0..*partitions {
+                plan.add_partition(factor);
+            }
+            plan.even_out_replicas();
+            plan.even_out_leaders();
+            Ok(plan.into_assignment())
+        }
+    }
+}
+
+/// A node by its place in [`Plan::nodes`].
+type Place = usize;
+
+/// How much a node has.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    /// Of the topic that is being placed.
+    topic: usize,
+    /// Of all topics, this one included.
+    total: usize,
+}
+
+struct Plan {
+    nodes: Vec<NodeId>,
+    /// The rack of each node, as a number. Nodes that name none are racks of their own.
+    racks: Vec<usize>,
+    replicas: Vec<Load>,
+    leaders: Vec<Load>,
+    /// The replicas of each partition; the first one leads.
+    partitions: Vec<Vec<Place>>,
+    spread: u64,
+}
+
+impl Plan {
+    fn new(image: &MetadataImage, spread: u64) -> Self {
+        let live: Vec<&Node> = image.nodes().filter(|node| node.is_live()).collect();
+        let nodes: Vec<NodeId> = live.iter().map(|node| node.id).collect();
+        let mut names = BTreeMap::new();
+        let racks = live.iter().enumerate().map(|(place, node)| match node.rack() {
+            None => place,
+            Some(rack) => *names.entry(rack).or_insert(place),
+        });
+        let mut plan = Self {
+            racks: racks.collect(),
+            replicas: vec![Load::default(); nodes.len()],
+            leaders: vec![Load::default(); nodes.len()],
+            partitions: Vec::new(),
+            nodes,
+            spread,
+        };
+        for partition in image.topics().flat_map(|topic| &topic.partitions) {
+            for (rank, replica) in partition.replicas.iter().enumerate() {
+                if let Ok(place) = plan.nodes.binary_search(&replica.node) {
+                    plan.replicas[place].total += 1;
+                    plan.leaders[place].total += usize::from(rank == 0);
+                }
+            }
+        }
+        plan
+    }
+
+    /// Chooses the replicas of one more partition, each time the best node that is left.
+    fn add_partition(&mut self, factor: usize) {
+        let number = self.partitions.len() as u64;
+        let mut chosen: Vec<Place> = Vec::with_capacity(factor);
+        for _ in 0..factor {
+            let free = (0..self.nodes.len()).filter(|place| !chosen.contains(place));
+            let best = free.min_by_key(|&place| {
+                let shared = chosen.iter().filter(|other| self.racks[**other] == self.racks[place]).count();
+                let load = self.replicas[place];
+                (shared, load.topic, load.total, self.tie(number, place))
+            });
+            chosen.push(best.expect("there are at least as many live nodes as replicas"));
+        }
+        for &place in &chosen {
+            self.replicas[place].add();
+        }
+        let first = (0..factor).min_by_key(|&rank| {
+            let place = chosen[rank];
+            (self.leaders[place].topic, self.leaders[place].total, self.tie(number, place))
+        });
+        chosen.swap(0, first.expect("a partition has a replica"));
+        self.leaders[chosen[0]].add();
+        self.partitions.push(chosen);
+    }
+
+    /// Moves replicas from nodes with more to nodes with less where the racks allow it. Choosing one partition after
+    /// the other leaves little to do here.
+    fn even_out_replicas(&mut self) {
+        for _ in 0..self.rounds() {
+            let Some((partition, rank, to)) = self.uneven_replica() else { return };
+            let from = std::mem::replace(&mut self.partitions[partition][rank], to);
+            self.replicas[from].remove();
+            self.replicas[to].add();
+            if rank == 0 {
+                self.leaders[from].remove();
+                self.leaders[to].add();
+            }
+        }
+    }
+
+    /// A replica that is better off elsewhere: partition, rank, and where.
+    fn uneven_replica(&self) -> Option<(usize, usize, Place)> {
+        for (number, partition) in self.partitions.iter().enumerate() {
+            for (rank, &from) in partition.iter().enumerate() {
+                let better = (0..self.nodes.len()).find(|&to| {
+                    let alone = |rack: usize| {
+                        let others = partition.iter().filter(|place| **place != from);
+                        others.filter(|place| self.racks[**place] == rack).count()
+                    };
+                    self.replicas[from].exceeds(self.replicas[to])
+                        && !partition.contains(&to)
+                        && alone(self.racks[to]) <= alone(self.racks[from])
+                });
+                if let Some(to) = better {
+                    return Some((number, rank, to));
+                }
+            }
+        }
+        None
+    }
+
+    /// Hands leadership on along partitions that both nodes have, from nodes with more to nodes with less.
+    fn even_out_leaders(&mut self) {
+        for _ in 0..self.rounds() {
+            let Some(path) = self.uneven_leaders() else { return };
+            for (partition, to) in path {
+                let rank = self.partitions[partition].iter().position(|place| *place == to);
+                let from = self.partitions[partition][0];
+                self.partitions[partition].swap(0, rank.expect("the path leads along replicas"));
+                self.leaders[from].remove();
+                self.leaders[to].add();
+            }
+        }
+    }
+
+    /// The shortest way to hand one leadership from a node with more to a node with less, partition by partition, last
+    /// step first: each step gives the partition to a node, which has just given one away or has too few.
+    fn uneven_leaders(&self) -> Option<Vec<(usize, Place)>> {
+        let mut led = vec![Vec::new(); self.nodes.len()];
+        for (number, partition) in self.partitions.iter().enumerate() {
+            led[partition[0]].push(number);
+        }
+        for from in 0..self.nodes.len() {
+            let mut reached: Vec<Option<(usize, Place)>> = vec![None; self.nodes.len()];
+            let mut queue = VecDeque::from([from]);
+            while let Some(place) = queue.pop_front() {
+                for &partition in &led[place] {
+                    for &to in &self.partitions[partition][1..] {
+                        if to == from || reached[to].is_some() {
+                            continue;
+                        }
+                        reached[to] = Some((partition, place));
+                        if self.leaders[from].exceeds(self.leaders[to]) {
+                            return Some(path(&reached, from, to));
+                        }
+                        queue.push_back(to);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// More than enough rounds for what is left to even out, and a bound whatever the racks look like.
+    fn rounds(&self) -> usize {
+        4 * self.nodes.len() + 16
+    }
+
+    /// Orders nodes that are equally good, differently for each partition, so that neighbours vary.
+    fn tie(&self, partition: u64, place: Place) -> u64 {
+        // The finalizer of SplitMix64.
+        let mut mixed = self.spread ^ (partition << 32) ^ place as u64;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn into_assignment(self) -> Vec<Vec<NodeId>> {
+        let nodes = |places: &Vec<Place>| places.iter().map(|place| self.nodes[*place]).collect();
+        self.partitions.iter().map(nodes).collect()
+    }
+}
+
+impl Load {
+    fn add(&mut self) {
+        self.topic += 1;
+        self.total += 1;
+    }
+
+    fn remove(&mut self) {
+        self.topic -= 1;
+        self.total -= 1;
+    }
+
+    /// Whether moving one from here to `other` makes it more even: within the topic, or over all topics without making
+    /// the topic less even. Each such move makes one of the two sums of squares smaller, so that moving ends.
+    fn exceeds(self, other: Self) -> bool {
+        self.topic > other.topic + 1 || self.topic == other.topic + 1 && self.total > other.total + 1
+    }
+}
+
+/// The steps that lead from `from` to `to`, the last one first.
+fn path(reached: &[Option<(usize, Place)>], from: Place, to: Place) -> Vec<(usize, Place)> {
+    let mut steps = Vec::new();
+    let mut place = to;
+    while place != from {
+        let (partition, before) = reached[place].expect("every step was reached from the one before");
+        steps.push((partition, place));
+        place = before;
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests;

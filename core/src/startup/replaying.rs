@@ -1,0 +1,199 @@
+//! Applies what was committed before the start, reading the WAL once from front to back.
+//!
+//! Invariant: an entry is applied only if its group's log still holds it at this very place, which a later truncation
+//! would have changed, and only up to the commit index that was durable. Memory stays bounded: batches that segments do
+//! not prove yet are written behind meanwhile, and reading waits for that.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use slog::Logger;
+
+use super::found::FoundGroup;
+use crate::{
+    broker::{Machine, Partition, Replica, apply_entry},
+    command::{CommandHeader, Entry},
+    config::NodeConfig,
+    ids::{GroupId, OperationId},
+    io::{DiskError, DiskOutput, Effects, Exit, OperationIds},
+    limits::{SEGMENT_WRITE_BYTES_MAX, SHARD_TAIL_BYTES_MAX},
+    log::{
+        record::{EntryKind, RecoveredRecord, WalRecord},
+        recovery::{Progress, Recovered, Replay},
+        segment::{PartitionLog, Removal, fewest_to_write},
+        wal::Wal,
+    },
+    metadata::MetadataState,
+    partition::PartitionState,
+    replication::group::Group,
+    rng::Stream,
+    time::{Monotonic, Now},
+};
+
+#[derive(Default)]
+pub(super) struct Replaying {
+    groups: BTreeMap<GroupId, (FoundGroup, Machine)>,
+    wal: Option<Wal>,
+    replay: Option<Replay>,
+    /// Everything was read; what remains is nothing.
+    done: bool,
+    removed: BTreeSet<GroupId>,
+    /// Operations of partitions' files.
+    writing: BTreeMap<OperationId, GroupId>,
+}
+
+/// What a node runs with.
+pub(super) struct Replayed {
+    pub(super) wal: Wal,
+    pub(super) replicas: BTreeMap<GroupId, Replica>,
+    /// Groups whose files may be left from before.
+    pub(super) removals: Vec<Removal>,
+    pub(super) segment_operations: BTreeMap<OperationId, GroupId>,
+}
+
+impl Replaying {
+    pub(super) fn add_partition(&mut self, group: FoundGroup, log: PartitionLog) {
+        let machine = Machine::Partition(Box::new(Partition { state: PartitionState::new(), log }));
+        self.groups.insert(group.creation.group, (group, machine));
+    }
+
+    pub(super) fn add_metadata(&mut self, group: FoundGroup) {
+        self.groups.insert(group.creation.group, (group, Machine::Metadata(MetadataState::new())));
+    }
+
+    pub(super) fn begin(&mut self, recovered: Recovered, removed: BTreeSet<GroupId>) {
+        self.wal = Some(recovered.wal);
+        self.replay = Some(Replay::new(recovered.replay));
+        self.removed = removed;
+    }
+
+    pub(super) fn handle(
+        &mut self,
+        now: Now,
+        operation: OperationId,
+        result: Result<DiskOutput, DiskError>,
+    ) -> Result<(), Exit> {
+        let wal = self.wal.as_mut().expect("the replay has begun");
+        if wal.handle(now, operation, &result, &mut Vec::new())? {
+            return Ok(());
+        }
+        let replay = self.replay.as_mut().expect("the replay has begun");
+        if replay.handle(operation, &result)? {
+            return Ok(());
+        }
+        if let Some(group) = self.writing.remove(&operation)
+            && let Some((_, Machine::Partition(partition))) = self.groups.get_mut(&group)
+        {
+            partition.log.handle(operation, result)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn poll(&mut self, now: Now, effects: &mut Effects, ids: &mut OperationIds) -> Result<Progress, Exit> {
+        let wal = self.wal.as_mut().expect("the replay has begun");
+        wal.poll(now, effects, ids, &mut Vec::new());
+        let memory = self.write_behind(effects, ids);
+        if memory > SHARD_TAIL_BYTES_MAX && !self.writing.is_empty() {
+            return Ok(Progress::Waiting);
+        }
+        if self.done {
+            return Ok(Progress::Done);
+        }
+        let mut records = Vec::new();
+        let progress = self.replay.as_mut().expect("the replay has begun").poll(effects, ids, &mut records)?;
+        for record in records {
+            self.apply(now, record)?;
+        }
+        match progress {
+            Progress::More | Progress::Waiting => Ok(progress),
+            Progress::Done => {
+                self.done = true;
+                Ok(Progress::Done)
+            }
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Monotonic> {
+        self.wal.as_ref().and_then(Wal::next_deadline)
+    }
+
+    /// Writes what is enough to be worth it; returns the bytes held in memory.
+    fn write_behind(&mut self, effects: &mut Effects, ids: &mut OperationIds) -> usize {
+        let logs = || {
+            self.groups.iter().filter_map(|(id, (_, machine))| match machine {
+                Machine::Partition(partition) => Some((*id, &partition.log)),
+                Machine::Metadata(_) => None,
+            })
+        };
+        let memory: usize = logs().map(|(_, log)| log.memory_bytes()).sum();
+        let mut wanted: BTreeSet<GroupId> = logs().filter(|(_, log)| log.wants_flush()).map(|(id, _)| id).collect();
+        if memory > SHARD_TAIL_BYTES_MAX / 2 {
+            let excess = (memory - SHARD_TAIL_BYTES_MAX / 2) as u64;
+            wanted.extend(fewest_to_write(logs().map(|(id, log)| (id, log.unwritten_bytes())), excess));
+        }
+        let mut left = 0;
+        for (id, (_, machine)) in &mut self.groups {
+            let Machine::Partition(partition) = machine else { continue };
+            let log = &mut partition.log;
+            let first = effects.disk.len();
+            log.poll(if wanted.contains(id) { SEGMENT_WRITE_BYTES_MAX } else { 0 }, effects, ids);
+            self.writing.extend(effects.disk[first..].iter().map(|operation| (operation.id, *id)));
+            log.release(0);
+            left += log.memory_bytes();
+        }
+        left
+    }
+
+    fn apply(&mut self, now: Now, recovered: RecoveredRecord) -> Result<(), Exit> {
+        let WalRecord::Entry(record) = recovered.record else { return Ok(()) };
+        let location = recovered.location.expect("recovery locates every entry");
+        // A group that was removed later is not there any more.
+        let Some((found, machine)) = self.groups.get_mut(&record.group) else { return Ok(()) };
+        let start = &mut found.start;
+        if record.index > start.hard_state.commit || !start.log.holds(record.index, record.term, location) {
+            return Ok(());
+        }
+        assert_eq!(record.index, start.applied.next(), "committed entries lie in the WAL in their order");
+        match record.kind {
+            EntryKind::Normal if record.context.is_empty() && record.data.is_empty() => {}
+            EntryKind::Normal => {
+                let header = CommandHeader::decode(&record.context).map_err(|error| {
+                    Exit::Refused(format!(
+                        "the command at {} of group {}: {error}; start a build that understands it",
+                        record.index, record.group
+                    ))
+                })?;
+                let entry = Entry { index: record.index, term: record.term, header, data: record.data };
+                apply_entry(machine, now, &entry)?;
+            }
+            EntryKind::ConfChange | EntryKind::ConfChangeV2 => {
+                return Err(Exit::Refused(format!(
+                    "group {} changed its members, which this build cannot take up; start a newer build",
+                    record.group
+                )));
+            }
+        }
+        start.applied = record.index;
+        Ok(())
+    }
+
+    /// The replicas of this node, ready to run.
+    pub(super) fn finish(self, config: &NodeConfig, logger: &Logger) -> Result<Replayed, Exit> {
+        let mut replicas = BTreeMap::new();
+        for (id, (found, machine)) in self.groups {
+            let timeouts = Stream::new(config.seed, config.node, "election", id.0);
+            let group = Group::new(found.start, timeouts, logger).map_err(|error| Exit::Damaged {
+                file: "wal".to_owned(),
+                offset: 0,
+                what: format!("group {id}: {error}"),
+            })?;
+            replicas.insert(id, Replica::new(group, found.creation, machine));
+        }
+        let removals = self.removed.into_iter().map(Removal::new).collect();
+        Ok(Replayed {
+            wal: self.wal.expect("the replay has begun"),
+            replicas,
+            removals,
+            segment_operations: self.writing,
+        })
+    }
+}

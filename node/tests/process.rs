@@ -1,0 +1,190 @@
+//! The `kauri` process as a user meets it: what it prints, how it ends.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+fn kauri() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kauri"));
+    command.env_clear().stdin(Stdio::null());
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    kauri().args(arguments).output().unwrap()
+}
+
+/// What a command that fails says, which is one sentence.
+fn fails(arguments: &[&str], code: i32) -> String {
+    let Output { status, stdout, stderr } = output(arguments);
+    let sentence = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(code), "{sentence}");
+    assert!(stdout.is_empty());
+    assert_eq!(sentence.lines().count(), 1, "{sentence}");
+    sentence.trim_end().to_owned()
+}
+
+/// A running cluster; killed if a test fails.
+struct Cluster {
+    child: Child,
+    bootstrap: Vec<String>,
+    directory: String,
+}
+
+impl Cluster {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = kauri().args(["dev", "--port", "0"]).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+        let (mut bootstrap, mut directory) = (Vec::new(), String::new());
+        for line in lines {
+            let line = line.unwrap();
+            match line.trim().split_once("  ") {
+                Some(("bootstrap servers", list)) => bootstrap = list.trim().split(',').map(str::to_owned).collect(),
+                Some(("data", path)) => path.trim().split(" (").next().unwrap().clone_into(&mut directory),
+                Some(_) | None => {}
+            }
+            if line.starts_with("Ctrl-C") {
+                break;
+            }
+        }
+        Self { child, bootstrap, directory }
+    }
+
+    fn stop(mut self) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::INT).unwrap();
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Asks a node for its API versions, the oldest way, and expects an answer.
+fn is_served(address: &str) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let request = [&10u32.to_be_bytes()[..], &18i16.to_be_bytes(), &[0, 0], &7i32.to_be_bytes(), &[0xff; 2]].concat();
+    stream.write_all(&request).unwrap();
+    let mut head = [0; 10];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(head[4..], [0, 0, 0, 7, 0, 0], "the request's number, and no error");
+}
+
+#[test]
+fn a_cluster_starts_serves_stops_and_starts_again_from_the_same_directory() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("data");
+    let cluster = Cluster::start(&["--data-dir", directory.to_str().unwrap()]);
+    assert_eq!(cluster.bootstrap.len(), 3);
+    assert_eq!(Path::new(&cluster.directory), directory);
+    cluster.bootstrap.iter().for_each(|address| is_served(address));
+    cluster.stop();
+
+    let sentence = fails(&["dev", "--nodes", "5", "--data-dir", directory.to_str().unwrap()], 2);
+    let expected = format!(
+        "kauri: --nodes 5: {0} holds a cluster of 3; use --nodes 3, or another --data-dir",
+        directory.display()
+    );
+    assert_eq!(sentence, expected);
+
+    let again = Cluster::start(&["--data-dir", directory.to_str().unwrap()]);
+    again.bootstrap.iter().for_each(|address| is_served(address));
+    let sentence = fails(&["dev", "--port", "0", "--data-dir", directory.to_str().unwrap()], 1);
+    assert_eq!(sentence, format!("kauri: --data-dir: {}/node-1 is in use by another process", directory.display()));
+    again.stop();
+}
+
+#[test]
+fn an_ephemeral_cluster_leaves_nothing() {
+    let cluster = Cluster::start(&["--ephemeral", "--nodes", "1"]);
+    let directory = cluster.directory.clone();
+    assert!(Path::new(&directory).join("node-1/wal").is_dir());
+    is_served(&cluster.bootstrap[0]);
+    cluster.stop();
+    assert!(!Path::new(&directory).exists());
+}
+
+#[test]
+fn what_is_wrong_is_said_with_the_flag_that_names_it() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
+    let in_use = format!("{taken} cannot be listened on: Address already in use (os error 98)");
+
+    let port = taken.port().to_string();
+    assert_eq!(fails(&["dev", "--ephemeral", "--nodes", "1", "--port", &port], 1), format!("kauri: --port: {in_use}"));
+
+    let nodes = format!("1={taken}");
+    let server = ["server", "--node", "1", "--nodes", nodes.as_str(), "--listen", "127.0.0.1:0"];
+    let with = |more: &[&str], code| fails(&[&server[..], more].concat(), code);
+    assert_eq!(with(&["--data-dir", &path("a")], 1), format!("kauri: --peer-listen: {in_use}"));
+    fs::write(path("file"), "").unwrap();
+    assert_eq!(
+        with(&["--data-dir", &path("file")], 1),
+        format!("kauri: --data-dir: {} is not a directory", path("file"))
+    );
+    assert_eq!(
+        with(&["--data-dir", "/proc/kauri"], 1),
+        "kauri: --data-dir: /proc/kauri cannot be used: No such file or directory (os error 2)"
+    );
+    assert_eq!(
+        with(&["--config", &path("none.toml")], 2),
+        format!("kauri: --config: {} cannot be read: No such file or directory (os error 2)", path("none.toml"))
+    );
+    assert_eq!(
+        fails(&["server"], 2),
+        "kauri: node is missing: set it in the configuration file, with KAURI_NODE, or with --node"
+    );
+}
+
+#[test]
+fn a_configuration_is_checked_without_touching_anything() {
+    let root = tempfile::tempdir().unwrap();
+    let (file, data) = (root.path().join("kauri.toml"), root.path().join("data"));
+    let text = format!("node = 1\ndata_dir = {:?}\n[[nodes]]\nid = 1\naddress = \"127.0.0.1:9192\"\n", data);
+    fs::write(&file, &text).unwrap();
+    let Output { status, stdout, .. } = output(&["server", "--config", file.to_str().unwrap(), "--check-config"]);
+    assert_eq!(status.code(), Some(0));
+    assert!(String::from_utf8(stdout).unwrap().starts_with("The configuration is fine: node 1 of 1 (1 voting)"));
+    assert!(!data.exists());
+
+    fs::write(&file, format!("lisen = \"\"\n{text}")).unwrap();
+    let sentence = fails(&["server", "--config", file.to_str().unwrap(), "--check-config"], 2);
+    assert_eq!(sentence, format!("kauri: {} line 1: there is no key \"lisen\"; did you mean listen?", file.display()));
+}
+
+#[test]
+fn a_server_refuses_the_data_of_another_node() {
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().to_str().unwrap();
+    let nodes = "1=127.0.0.1:0,2=127.0.0.1:0";
+    let server = |node: &str| {
+        let mut command = kauri();
+        command.args(["server", "--node", node, "--nodes", nodes, "--listen", "127.0.0.1:0", "--data-dir", data]);
+        command
+    };
+    let mut first = server("1").stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(first.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("recovered")), "its identity is on the disk by then");
+    kill_process(Pid::from_child(&first), Signal::TERM).unwrap();
+    assert_eq!(first.wait().unwrap().code(), Some(0));
+
+    let second = server("2").output().unwrap();
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert_eq!(second.status.code(), Some(3), "{said}");
+    let sentence = said.lines().last().unwrap();
+    assert!(sentence.starts_with("kauri: "), "{said}");
+}
