@@ -52,6 +52,12 @@ impl Metadata {
         partition.leader.filter(|leader| self.nodes.contains_key(leader))
     }
 
+    /// -1 if it is not known.
+    pub fn leader_epoch(&self, topic: &str, partition: i32) -> i32 {
+        let topic = self.topics.get(topic);
+        topic.and_then(|topic| topic.partitions.get(&partition)).map_or(-1, |partition| partition.leader_epoch)
+    }
+
     /// Learns where brokers are from an error that names a leader (KIP-951). What is known already stays.
     pub fn learn_nodes(&mut self, endpoints: &[NodeEndpoint]) {
         for endpoint in endpoints {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing here affects safety. A node acts on its own observation of its peers only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Broker, Replica, replica::Machine};
 use crate::{
@@ -22,6 +22,8 @@ const PREFERRED_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
 const TRANSFERS_MAX: usize = 50;
 /// Duties are looked at once in so many ticks.
 const DUTY_TICKS: u64 = 5;
+/// A node that went down is still named to clients for so long: Kafka's is the session of a broker.
+const LISTED_AFTER_DOWN: std::time::Duration = std::time::Duration::from_secs(30);
 /// Entries that an in-sync replica may be behind.
 const IN_SYNC_LAG_MAX: u64 = 1000;
 
@@ -29,6 +31,10 @@ const IN_SYNC_LAG_MAX: u64 = 1000;
 #[derive(Debug, Default)]
 pub(super) struct Liveness {
     proposed: BTreeMap<NodeId, (bool, Term)>,
+    /// Nodes that went down, as the metadata have it, and when this node saw that.
+    went_down: BTreeMap<NodeId, Monotonic>,
+    /// Those of them that clients are still told about.
+    pub(super) lately_down: BTreeSet<NodeId>,
 }
 
 impl Broker {
@@ -183,7 +189,17 @@ impl Broker {
     }
 
     /// The leader of the metadata group tells it which nodes are up.
-    fn watch_nodes(&mut self, _now: Now) {
+    fn watch_nodes(&mut self, now: Now) {
+        for node in self.image.nodes() {
+            if node.is_live() {
+                self.liveness.went_down.remove(&node.id);
+            } else {
+                self.liveness.went_down.entry(node.id).or_insert(now.monotonic);
+            }
+        }
+        let lately = |since: &Monotonic| now.monotonic.since(*since) < LISTED_AFTER_DOWN;
+        self.liveness.lately_down =
+            self.liveness.went_down.iter().filter(|(_, since)| lately(since)).map(|(node, _)| *node).collect();
         let Some(replica) = self.replicas.get(&GroupId::METADATA) else { return };
         if !replica.serving {
             self.liveness.proposed.clear();

@@ -258,7 +258,6 @@ impl Broker {
             self.advance_groups(now, effects);
             self.advance_metadata(now, effects);
             self.send_forward_answers(now);
-            self.wal.poll(now, effects, &mut self.ids, &mut self.wal_events);
             if self.dirty.is_empty() && self.peer_events.is_empty() && self.wal_events.is_empty() {
                 break;
             }
@@ -272,6 +271,9 @@ impl Broker {
     /// Ends a turn: what was gathered leaves.
     pub(crate) fn finish(&mut self, now: Now, effects: &mut Effects) {
         self.advance(now, effects);
+        // Once per turn, when everything that the turn appends is there: it shares one write and one sync.
+        self.wal.poll(now, effects, &mut self.ids, &mut self.wal_events);
+        self.take_wal_events(now);
         self.write_behind(now, effects);
         self.advance_shutdown(now);
         self.peers.set_durable(self.wal.durable());
