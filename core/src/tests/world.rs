@@ -129,7 +129,7 @@ impl World {
         self.run_until("all nodes are registered and up", |world| {
             world.nodes.keys().all(|node| {
                 world.nodes[node].shard.as_ref().and_then(Shard::broker).is_some_and(|broker| {
-                    broker.live_nodes().count() == all && broker.leader_of(GroupId::METADATA).is_some()
+                    broker.listed_nodes().count() == all && broker.leader_of(GroupId::METADATA).is_some()
                 })
             })
         });
