@@ -167,7 +167,15 @@ impl Shard {
     /// What this node is and has, for checks and tools; `None` unless it runs.
     pub fn inspect(&self) -> Option<Inspection> {
         match &self.phase {
-            Phase::Running(broker) => Some(broker.inspect()),
+            Phase::Running(broker) => Some(broker.inspect(self.requests.len())),
+            Phase::Starting(_) | Phase::Over(_) => None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn broker(&self) -> Option<&Broker> {
+        match &self.phase {
+            Phase::Running(broker) => Some(broker),
             Phase::Starting(_) | Phase::Over(_) => None,
         }
     }

@@ -211,6 +211,11 @@ impl Calls {
         }
     }
 
+    /// Calls that have not ended.
+    pub(super) fn len(&self) -> usize {
+        self.open.len() + self.behind.len() + self.ended.len()
+    }
+
     pub(super) fn take_ended(&mut self) -> Vec<Ended> {
         std::mem::take(&mut self.ended)
     }

@@ -19,6 +19,28 @@ pub struct Inspection {
     pub tail_bytes: usize,
     /// Bytes that wait for the WAL.
     pub wal_queued_bytes: usize,
+    pub outstanding: Outstanding,
+}
+
+/// How much waits for something, by what remembers it. All zero on a node that nobody asks anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outstanding {
+    /// Requests of clients that are started and not answered.
+    pub requests: usize,
+    /// Requests that a partition wakes.
+    pub watched: usize,
+    /// Requests with a time limit.
+    pub deadlines: usize,
+    /// Calls to the metadata group.
+    pub calls: usize,
+    /// Commands that are queued or proposed and that somebody waits for.
+    pub commands: usize,
+    /// Confirmations of leadership.
+    pub confirmations: usize,
+    /// Reads from the disk.
+    pub reads: usize,
+    /// Requests that wait for producer ids.
+    pub producer_ids: usize,
 }
 
 /// One replica of it.
@@ -44,7 +66,8 @@ pub struct GroupInspection {
 }
 
 impl Broker {
-    pub(crate) fn inspect(&self) -> Inspection {
+    /// `requests`: how many are started and not answered.
+    pub(crate) fn inspect(&self, requests: usize) -> Inspection {
         let groups = self.replicas.iter().map(|(id, replica)| {
             let group = &replica.group;
             let (state_hash, log_start, next_offset, content) = match &replica.machine {
@@ -81,6 +104,16 @@ impl Broker {
             entry_bytes: self.replicas.values().map(|replica| replica.group.cached_bytes()).sum(),
             tail_bytes: partitions().map(|partition| partition.log.memory_bytes()).sum(),
             wal_queued_bytes: self.wal.queued_bytes(),
+            outstanding: Outstanding {
+                requests,
+                watched: self.watch.len(),
+                deadlines: self.deadlines.len(),
+                calls: self.calls.len(),
+                commands: self.replicas.values().map(|replica| replica.queue.len() + replica.proposed.len()).sum(),
+                confirmations: self.replicas.values().map(|replica| replica.confirming.len()).sum(),
+                reads: self.reads.len(),
+                producer_ids: self.producer_ids.waiting(),
+            },
         }
     }
 }

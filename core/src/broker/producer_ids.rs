@@ -39,6 +39,10 @@ impl ProducerIds {
         self.waiting.remove(&request);
     }
 
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Whether a block should be asked for now; the caller does so and reports with `arrived` or `failed`.
     pub(super) fn should_ask(&mut self) -> bool {
         let left = self.end - self.next + self.reserve.map_or(0, |(next, end)| end - next);

@@ -101,6 +101,11 @@ impl Reads {
         self.open.contains_key(&operation)
     }
 
+    /// Reads under way.
+    pub(super) fn len(&self) -> usize {
+        self.open.len() + self.entries.len()
+    }
+
     pub(super) fn take_operations(&mut self, effects: &mut Effects) {
         effects.disk.append(&mut self.start);
     }

@@ -1,0 +1,7 @@
+//! Stories about whole nodes, told exactly; the simulator explores the rest at random.
+
+mod client;
+mod disk;
+mod requests;
+mod restarts;
+mod world;
