@@ -1,7 +1,7 @@
 //! Clusters of the real core: [`Shard`], the same that a node ships.
 
 use kauri_core::{
-    broker::{GroupInspection, Inspection},
+    broker::{self, GroupInspection, Inspection},
     config::NodeConfig,
     ids::GroupId,
     io::{Effects, Input},
@@ -44,13 +44,22 @@ impl Core for Shard {
     fn view(&self, depth: Depth, view: &mut NodeView) {
         view.groups.clear();
         // A core that still recovers shows nothing.
-        let Some(Inspection { groups, entry_bytes, tail_bytes, wal_queued_bytes, .. }) = self.inspect() else { return };
+        let Some(Inspection { groups, entry_bytes, tail_bytes, wal_queued_bytes, .. }) = self.inspect(inspection_depth(depth)) else {
+            return;
+        };
         view.buffered_bytes = entry_bytes + tail_bytes + wal_queued_bytes;
-        view.groups.extend(groups.into_iter().map(|group| group_view(depth, group)));
+        view.groups.extend(groups.into_iter().map(|group| group_view(group)));
     }
 }
 
-fn group_view(depth: Depth, inspected: GroupInspection) -> GroupView {
+fn inspection_depth(depth: Depth) -> broker::Depth {
+    match depth {
+        Depth::Shallow => broker::Depth::Shallow,
+        Depth::Deep => broker::Depth::Deep,
+    }
+}
+
+fn group_view(inspected: GroupInspection) -> GroupView {
     let GroupInspection { group, replica, role, term, commit, applied, state_hash, log_start, next_offset, .. } =
         inspected;
     GroupView {
@@ -60,10 +69,7 @@ fn group_view(depth: Depth, inspected: GroupInspection) -> GroupView {
         is_leader: role == Role::Leader,
         commit,
         applied,
-        state_hash: match depth {
-            Depth::Shallow => None,
-            Depth::Deep => Some(state_hash),
-        },
+        state_hash,
         partition: (group != GroupId::METADATA).then_some(PartitionView { log_start, next_offset }),
     }
 }

@@ -33,7 +33,7 @@ use slog::{Logger, error, info};
 
 pub use append::Refusal;
 pub(crate) use apply::apply_entry;
-pub use inspect::{GroupInspection, Inspection, Outstanding};
+pub use inspect::{Depth, GroupInspection, Inspection, Outstanding};
 pub(crate) use replica::Replica;
 pub(crate) use replica::{Machine, Partition};
 pub use views::{Leader, View};
