@@ -10,6 +10,7 @@ use crate::{
     limits,
     log::record::WalEvent,
     replication::{
+        RaftMessage,
         group::{ReadError, ReadToken, Role, RoleChange},
         peer::Envelope,
     },
@@ -235,7 +236,7 @@ impl Broker {
     }
 
     /// A message of another node's replica.
-    pub(super) fn step(&mut self, from: NodeId, envelope: Envelope, message: raft::prelude::Message) {
+    pub(super) fn step(&mut self, from: NodeId, envelope: Envelope, message: RaftMessage) {
         let Some(replica) = self.replicas.get_mut(&envelope.group) else { return };
         let known = envelope.to == replica.group.replica()
             && envelope.epoch == FIRST_EPOCH
