@@ -11,7 +11,11 @@ use std::{
 };
 
 use kauri_protocol::{
-    messages::{MetadataRequest, Request, Response, metadata::MetadataRequestTopic},
+    messages::{
+        MetadataRequest, Request, Response,
+        leader::{LeaderIdAndEpoch, NodeEndpoint},
+        metadata::MetadataRequestTopic,
+    },
     wire::Str,
 };
 
@@ -96,7 +100,11 @@ enum Place {
 #[derive(Debug)]
 struct Link {
     place: Place,
+    host: String,
+    port: u16,
     connection: Connection,
+    /// No new calls go here, because the broker is reached elsewhere now or is gone; closed with its last answer.
+    retired: bool,
     /// When the attempt to connect, handshake included, is given up; `None` once requests can be sent.
     give_up: Option<Monotonic>,
 }
@@ -115,8 +123,14 @@ struct Call {
 
 #[derive(Debug)]
 enum CallState {
-    Queued { target: Target, request: Request, expects_answer: bool },
-    Sent,
+    Queued { route: Route, request: Request, expects_answer: bool },
+    Sent(ConnectionId),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Route {
+    Any,
+    To(Place),
 }
 
 /// See the module head.
@@ -127,7 +141,12 @@ pub struct Cluster {
     links: BTreeMap<ConnectionId, Link>,
     by_place: BTreeMap<Place, ConnectionId>,
     retries: BTreeMap<Place, Retry>,
-    next_bootstrap: usize,
+    /// Brokers that someone is about to call, see [`Cluster::prepare`].
+    wanted: BTreeSet<i32>,
+    /// Whether there were such brokers at the last `poll`.
+    reaches_out: bool,
+    /// Advances with every refresh and every dial to just any broker, so that no broker is asked forever.
+    rotation: usize,
     next_connection: u64,
     calls: BTreeMap<CallId, Call>,
     /// Calls that wait for a connection, in the order in which they were made.
@@ -140,6 +159,8 @@ pub struct Cluster {
     closes: Vec<ConnectionId>,
     greetings: Vec<(ConnectionId, Vec<bytes::Bytes>)>,
     last_failure: String,
+    /// When `poll` was called last: what was due then is done or waits for something else.
+    polled: Monotonic,
 }
 
 #[derive(Debug, Default)]
@@ -160,7 +181,9 @@ impl Cluster {
             links: BTreeMap::new(),
             by_place: BTreeMap::new(),
             retries: BTreeMap::new(),
-            next_bootstrap: 0,
+            wanted: BTreeSet::new(),
+            reaches_out: false,
+            rotation: 0,
             next_connection: 1,
             calls: BTreeMap::new(),
             queued: VecDeque::new(),
@@ -172,6 +195,7 @@ impl Cluster {
             closes: Vec::new(),
             greetings: Vec::new(),
             last_failure: "nothing was tried yet".to_owned(),
+            polled: Monotonic::default(),
         }
     }
 
@@ -201,9 +225,30 @@ impl Cluster {
         self.refresh.wanted = true;
     }
 
-    /// An error named the current leader (KIP-951).
-    pub fn learn_leader(&mut self, topic: &str, partition: i32, leader: i32, leader_epoch: i32) -> bool {
-        self.metadata.learn_leader(topic, partition, leader, leader_epoch)
+    /// An error named the current leader (KIP-951) and where brokers are. Returns whether that was news.
+    pub fn learn_leader(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        leader: &LeaderIdAndEpoch,
+        endpoints: &[NodeEndpoint],
+    ) -> bool {
+        self.metadata.learn_nodes(endpoints);
+        self.metadata.learn_leader(topic, partition, leader.leader_id, leader.leader_epoch)
+    }
+
+    /// Whether a call to the broker would be sent by the next `poll`. If not, that one `poll` tries to connect.
+    pub fn prepare(&mut self, node: i32) -> bool {
+        let ready = self.by_place.get(&Place::Node(node)).is_some_and(|id| self.links[id].give_up.is_none());
+        if !ready {
+            self.wanted.insert(node);
+        }
+        ready
+    }
+
+    /// Why the last attempt to reach a broker failed, for people.
+    pub fn last_failure(&self) -> &str {
+        &self.last_failure
     }
 
     /// Makes a call with the configured timeout.
@@ -212,12 +257,19 @@ impl Cluster {
     }
 
     pub fn call_within(&mut self, now: Now, target: Target, request: impl Into<Request>, timeout: Duration) -> CallId {
-        let request = request.into();
+        let route = match target {
+            Target::Any => Route::Any,
+            Target::Node(node) => Route::To(Place::Node(node)),
+        };
+        self.enqueue(now, route, request.into(), timeout)
+    }
+
+    fn enqueue(&mut self, now: Now, route: Route, request: Request, timeout: Duration) -> CallId {
         let expects_answer = !matches!(&request, Request::Produce(produce) if produce.acks == 0);
         let id = CallId(self.next_call);
         self.next_call += 1;
         let deadline = now.monotonic + timeout;
-        self.calls.insert(id, Call { deadline, state: CallState::Queued { target, request, expects_answer } });
+        self.calls.insert(id, Call { deadline, state: CallState::Queued { route, request, expects_answer } });
         self.deadlines.insert((deadline, id));
         self.queued.push_back(id);
         id
@@ -242,24 +294,38 @@ impl Cluster {
         }
     }
 
+    /// To be called after every other call that changes something, and at [`Cluster::next_deadline`].
     pub fn poll(&mut self, now: Now, effects: &mut Effects) {
+        self.polled = now.monotonic;
         self.expire(now);
         self.refresh_if_due(now);
         for (connection, slices) in self.greetings.drain(..) {
             effects.sends.push(Send { connection, slices });
         }
         self.send_queued(now, effects);
+        let wanted = std::mem::take(&mut self.wanted);
+        self.reaches_out = !wanted.is_empty();
+        for node in wanted {
+            if self.metadata.nodes.contains_key(&node) {
+                self.reach(now, Place::Node(node), effects);
+            } else {
+                self.refresh.wanted = true;
+            }
+        }
         effects.closes.append(&mut self.closes);
     }
 
     pub fn next_deadline(&self) -> Option<Monotonic> {
         let calls = self.deadlines.first().map(|&(at, _)| at);
         let connects = self.links.values().filter_map(|link| link.give_up).min();
+        let waiting = !self.queued.is_empty() || self.reaches_out || self.refresh.wanted;
+        // A pause that is over was made use of, or nobody needs that place.
         let retries =
-            if self.queued.is_empty() { None } else { self.retries.values().map(|retry| retry.not_before).min() };
+            self.retries.values().map(|retry| retry.not_before).filter(|at| waiting && *at > self.polled).min();
         let refresh = match (self.refresh.call, self.refresh.wanted) {
             (Some(_), _) => None,
-            (None, true) => Some(self.refresh.not_before),
+            // Once that has passed, only a pause between two attempts to connect is in the way.
+            (None, true) => Some(self.refresh.not_before).filter(|at| *at > self.polled),
             (None, false) => self.refresh.done_at.map(|at| at + self.config.metadata_age_max),
         };
         [calls, connects, retries, refresh].into_iter().flatten().min()
@@ -270,11 +336,16 @@ impl Cluster {
         match link.connection.receive(frame) {
             Ok(Received::Ready) => {
                 link.give_up = None;
-                let place = link.place;
-                self.retries.remove(&place);
+                self.retries.remove(&link.place);
             }
             Ok(Received::Again(hello)) => self.greetings.push((id, hello)),
-            Ok(Received::Answer(call, response)) => self.answer(now, call, Ok(response)),
+            Ok(Received::Answer(call, response)) => {
+                if link.retired && link.connection.in_flight() == 0 {
+                    self.links.remove(&id);
+                    self.closes.push(id);
+                }
+                self.answer(now, call, Ok(response));
+            }
             Err(error) => {
                 let reason = error.to_string();
                 self.closes.push(id);
@@ -305,18 +376,33 @@ impl Cluster {
         self.answers.push_back((id, outcome));
     }
 
-    /// A broker whose address changed is dialled anew.
+    /// A broker whose address changed is dialled anew. What was sent to the old address is still waited for.
     fn forget_moved_nodes(&mut self) {
-        let gone: Vec<Place> = self
+        let nodes = &self.metadata.nodes;
+        let has_moved = |place: &Place, link: &Link| match place {
+            Place::Bootstrap(_) => false,
+            Place::Node(id) => nodes.get(id).is_none_or(|node| node.host != link.host || node.port != link.port),
+        };
+        let moved: Vec<(Place, ConnectionId)> = self
             .by_place
-            .keys()
-            .filter(|place| matches!(place, Place::Node(id) if !self.metadata.nodes.contains_key(id)))
-            .copied()
+            .iter()
+            .filter(|(place, id)| has_moved(place, &self.links[id]))
+            .map(|(p, id)| (*p, *id))
             .collect();
-        for place in gone {
-            // An established connection goes on until it breaks; only new calls stop using it.
+        for (place, id) in moved {
             self.by_place.remove(&place);
+            self.retries.remove(&place);
+            let link = self.links.get_mut(&id).expect("places belong to links");
+            link.retired = true;
+            if link.connection.in_flight() == 0 {
+                self.links.remove(&id);
+                self.closes.push(id);
+            }
         }
+        self.retries.retain(|place, _| match place {
+            Place::Bootstrap(_) => true,
+            Place::Node(id) => nodes.contains_key(id),
+        });
     }
 
     fn lose(&mut self, now: Now, id: ConnectionId, reason: &str) {
@@ -337,6 +423,14 @@ impl Cluster {
         for call in calls {
             self.answer(now, call, Err(CallError::Disconnected));
         }
+        if let Some(call) = self.refresh.call
+            && let CallState::Queued { route: Route::To(place), .. } = self.calls[&call].state
+            && place == link.place
+        {
+            // Another broker is asked instead of waiting for this one.
+            self.queued.retain(|queued| *queued != call);
+            self.answer(now, call, Err(CallError::Unreachable(self.last_failure.clone())));
+        }
         // A broker that is gone probably leads nothing any more.
         self.refresh.wanted = true;
     }
@@ -345,10 +439,22 @@ impl Cluster {
         while let Some(&(at, id)) = self.deadlines.first()
             && at <= now.monotonic
         {
-            let sent = matches!(self.calls.get(&id).expect("deadlines belong to calls").state, CallState::Sent);
-            let error = if sent { CallError::TimedOut } else { CallError::Unreachable(self.last_failure.clone()) };
-            self.queued.retain(|queued| *queued != id);
-            self.answer(now, id, Err(error));
+            match self.calls[&id].state {
+                CallState::Queued { .. } => {
+                    self.queued.retain(|queued| *queued != id);
+                    self.answer(now, id, Err(CallError::Unreachable(self.last_failure.clone())));
+                }
+                CallState::Sent(connection) => {
+                    // A refresh has little time, and whatever is ahead of it on the connection may have more.
+                    let link = &self.links[&connection];
+                    let stuck = self.refresh.call != Some(id) || link.connection.oldest() == Some(id);
+                    self.answer(now, id, Err(CallError::TimedOut));
+                    if stuck {
+                        self.closes.push(connection);
+                        self.lose(now, connection, "the broker did not answer a request in time");
+                    }
+                }
+            }
         }
         let late: Vec<ConnectionId> = self
             .links
@@ -367,6 +473,7 @@ impl Cluster {
         if self.refresh.call.is_some() || !(self.refresh.wanted || old) || now.monotonic < self.refresh.not_before {
             return;
         }
+        let Some(place) = self.next_place(now) else { return };
         let topics = self
             .topics
             .iter()
@@ -380,20 +487,21 @@ impl Cluster {
         self.refresh.wanted = false;
         // A broker that accepts and then keeps silent must not hold up the search for another.
         let timeout = self.config.request_timeout.min(self.config.connect_timeout);
-        self.refresh.call = Some(self.call_within(now, Target::Any, request, timeout));
+        self.refresh.call = Some(self.enqueue(now, Route::To(place), request.into(), timeout));
     }
 
     fn send_queued(&mut self, now: Now, effects: &mut Effects) {
         for _ in 0..self.queued.len() {
             let id = self.queued.pop_front().expect("the queue has at least this many");
             let call = self.calls.get_mut(&id).expect("a queued call is not answered");
-            let CallState::Queued { target, .. } = call.state else { unreachable!("a sent call is not queued") };
-            let Some(connection) = self.connection_for(now, target, effects) else {
+            let CallState::Queued { route, .. } = call.state else { unreachable!("a sent call is not queued") };
+            let Some(connection) = self.connection_for(now, route, effects) else {
                 self.queued.push_back(id);
                 continue;
             };
             let call = self.calls.get_mut(&id).expect("a queued call is not answered");
-            let CallState::Queued { request, expects_answer, .. } = std::mem::replace(&mut call.state, CallState::Sent)
+            let CallState::Queued { request, expects_answer, .. } =
+                std::mem::replace(&mut call.state, CallState::Sent(connection))
             else {
                 unreachable!("a sent call is not queued")
             };
@@ -412,37 +520,41 @@ impl Cluster {
     }
 
     /// An established connection to the target; dials if there is none and it may be tried.
-    fn connection_for(&mut self, now: Now, target: Target, effects: &mut Effects) -> Option<ConnectionId> {
-        match target {
-            Target::Node(id) => {
-                if !self.metadata.nodes.contains_key(&id) {
-                    self.refresh.wanted = true;
-                    return None;
-                }
-                self.reach(now, Place::Node(id), effects)
+    fn connection_for(&mut self, now: Now, route: Route, effects: &mut Effects) -> Option<ConnectionId> {
+        match route {
+            Route::To(Place::Node(id)) if !self.metadata.nodes.contains_key(&id) => {
+                self.refresh.wanted = true;
+                None
             }
-            Target::Any => {
-                let ready = self.links.iter().filter(|(_, link)| link.give_up.is_none());
+            Route::To(place) => self.reach(now, place, effects),
+            Route::Any => {
+                let ready = self.links.iter().filter(|(_, link)| link.give_up.is_none() && !link.retired);
                 // The least busy one; among equals the oldest.
                 if let Some((&id, _)) = ready.min_by_key(|(_, link)| link.connection.in_flight()) {
                     return Some(id);
                 }
-                let known = self.metadata.nodes.keys().map(|id| Place::Node(*id));
-                let bootstrap = (0..self.config.bootstrap.len()).map(Place::Bootstrap);
-                let places: Vec<Place> = bootstrap.chain(known).collect();
-                if places.is_empty() || places.iter().any(|place| self.by_place.contains_key(place)) {
+                // One attempt at a time.
+                if self.links.values().any(|link| !link.retired) {
                     return None;
                 }
-                for step in 0..places.len() {
-                    let place = places[(self.next_bootstrap + step) % places.len()];
-                    if self.retries.get(&place).is_none_or(|retry| retry.not_before <= now.monotonic) {
-                        self.next_bootstrap = (self.next_bootstrap + step + 1) % places.len();
-                        return self.reach(now, place, effects);
-                    }
-                }
-                None
+                let place = self.next_place(now)?;
+                self.reach(now, place, effects)
             }
         }
+    }
+
+    /// The next broker in turn that may be tried; those given at the start only if there is no other.
+    fn next_place(&mut self, now: Now) -> Option<Place> {
+        let may_be_tried = |place: &Place| {
+            self.by_place.contains_key(place)
+                || self.retries.get(place).is_none_or(|retry| retry.not_before <= now.monotonic)
+        };
+        let known: Vec<Place> = self.metadata.nodes.keys().map(|id| Place::Node(*id)).filter(may_be_tried).collect();
+        let bootstrap = (0..self.config.bootstrap.len()).map(Place::Bootstrap);
+        let places = if known.is_empty() { bootstrap.filter(may_be_tried).collect() } else { known };
+        let place = *places.get(self.rotation % places.len().max(1))?;
+        self.rotation = self.rotation.wrapping_add(1);
+        Some(place)
     }
 
     fn reach(&mut self, now: Now, place: Place, effects: &mut Effects) -> Option<ConnectionId> {
@@ -465,6 +577,9 @@ impl Cluster {
             connection,
             Link {
                 place,
+                host: host.clone(),
+                port,
+                retired: false,
                 connection: Connection::new(self.config.client_id.clone()),
                 give_up: Some(now.monotonic + self.config.connect_timeout),
             },

@@ -95,6 +95,11 @@ impl Connection {
         self.waiting.len()
     }
 
+    /// The call that waits for longest.
+    pub fn oldest(&self) -> Option<CallId> {
+        self.waiting.front().and_then(|waiting| waiting.call)
+    }
+
     /// The highest version of an API that both sides speak.
     pub fn version(&self, api: ApiKey) -> Option<i16> {
         let theirs = self.versions.as_ref()?.get(&api)?;

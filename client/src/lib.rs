@@ -5,7 +5,11 @@
 //! plugs them into tokio. Does not depend on Kauri's core.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod cluster;
 pub mod connection;
+pub mod consumer;
 pub mod io;
 pub mod metadata;
+pub mod offsets;
+pub mod producer;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use kauri_protocol::{
     error::ErrorCode,
-    messages::{MetadataResponse, metadata::MetadataResponseTopic},
+    messages::{MetadataResponse, leader::NodeEndpoint, metadata::MetadataResponseTopic},
     wire::{Str, Uuid},
 };
 
@@ -52,6 +52,25 @@ impl Metadata {
         partition.leader.filter(|leader| self.nodes.contains_key(leader))
     }
 
+    /// -1 if it is not known.
+    pub fn leader_epoch(&self, topic: &str, partition: i32) -> i32 {
+        let topic = self.topics.get(topic);
+        topic.and_then(|topic| topic.partitions.get(&partition)).map_or(-1, |partition| partition.leader_epoch)
+    }
+
+    /// Learns where brokers are from an error that names a leader (KIP-951). What is known already stays.
+    pub fn learn_nodes(&mut self, endpoints: &[NodeEndpoint]) {
+        for endpoint in endpoints {
+            let Ok(port) = u16::try_from(endpoint.port) else { continue };
+            self.nodes.entry(endpoint.node_id).or_insert_with(|| Node {
+                id: endpoint.node_id,
+                host: endpoint.host.to_string(),
+                port,
+                rack: endpoint.rack.as_ref().map(Str::detached),
+            });
+        }
+    }
+
     /// Learns from an error that names the current leader (KIP-951). Returns whether that was news.
     pub fn learn_leader(&mut self, topic: &str, partition: i32, leader: i32, leader_epoch: i32) -> bool {
         let Some(partition) = self.topics.get_mut(topic).and_then(|topic| topic.partitions.get_mut(&partition)) else {
@@ -69,13 +88,21 @@ impl Metadata {
     pub fn update(&mut self, response: MetadataResponse) {
         let nodes = response.brokers.into_iter().filter_map(|broker| {
             let port = u16::try_from(broker.port).ok()?;
-            Some((broker.node_id, Node { id: broker.node_id, host: broker.host.to_string(), port, rack: broker.rack }))
+            Some((
+                broker.node_id,
+                Node {
+                    id: broker.node_id,
+                    host: broker.host.to_string(),
+                    port,
+                    rack: broker.rack.as_ref().map(Str::detached),
+                },
+            ))
         });
         self.nodes = nodes.collect();
-        self.cluster_id = response.cluster_id.or(self.cluster_id.take());
+        self.cluster_id = response.cluster_id.as_ref().map(Str::detached).or(self.cluster_id.take());
         self.controller = Some(response.controller_id).filter(|id| *id >= 0);
         for topic in response.topics {
-            let Some(name) = topic.name.clone() else { continue };
+            let Some(name) = topic.name.as_ref().map(Str::detached) else { continue };
             let before = self.topics.remove(&name).filter(|before| before.id == topic.topic_id);
             self.topics.insert(name, Topic::new(topic, before));
         }

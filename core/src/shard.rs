@@ -9,7 +9,7 @@ use slog::Logger;
 
 use crate::{
     api::{self, Event, Exchange, Pending, Progress},
-    broker::{Broker, Inspection},
+    broker::{Broker, Depth, Inspection},
     config::NodeConfig,
     ids::{ConnectionId, LinkId, OperationId},
     io::{DiskError, DiskOutput, Effects, Exit, Input},
@@ -161,9 +161,9 @@ impl Shard {
     }
 
     /// What this node is and has, for checks and tools; `None` unless it runs.
-    pub fn inspect(&self) -> Option<Inspection> {
+    pub fn inspect(&self, depth: Depth) -> Option<Inspection> {
         match &self.phase {
-            Phase::Running(broker) => Some(broker.inspect(self.requests.len())),
+            Phase::Running(broker) => Some(broker.inspect(depth, self.requests.len())),
             Phase::Starting(_) | Phase::Over(_) => None,
         }
     }

@@ -10,6 +10,7 @@
 pub mod cluster;
 pub mod kafka;
 pub mod patience;
+pub mod rate;
 pub mod scenario;
 #[cfg(test)]
 mod tidy;

@@ -104,10 +104,10 @@ fn answer(broker: &Broker, exchange: Exchange, request: MetadataRequest) -> Meta
     }
 }
 
-/// Every node that takes part. Nodes that are down are left out, because clients would try to reach them.
+/// Every node that takes part. Nodes that are down for long are left out, because clients would try to reach them.
 fn brokers(broker: &Broker) -> Vec<MetadataResponseBroker> {
     broker
-        .live_nodes()
+        .listed_nodes()
         .map(|(node, endpoint, rack)| MetadataResponseBroker {
             node_id: node.0,
             host: Str::from(endpoint.host.as_str()),
@@ -157,8 +157,8 @@ fn describe_partition(broker: &Broker, partition: &Partition, partition_index: i
         partition.replicas.iter().map(|replica| replica.node).filter(|node| filter(*node)).map(|node| node.0).collect()
     };
     let known = broker.leader_of(partition.group);
-    // A leader on a node that is down is one that will be replaced in a moment.
-    let leader = known.as_ref().filter(|known| broker.is_live(known.node));
+    // A leader on a node that is gone is one that will be replaced in a moment.
+    let leader = known.as_ref().filter(|known| broker.is_live(known.node) && broker.can_lead(known.node));
     MetadataResponsePartition {
         error_code: if leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable },
         partition_index,

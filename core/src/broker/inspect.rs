@@ -43,6 +43,15 @@ pub struct Outstanding {
     pub producer_ids: usize,
 }
 
+/// How closely to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Positions and roles: cheap enough for every turn.
+    Shallow,
+    /// Hashes of states and contents as well, which read all of them.
+    Deep,
+}
+
 /// One replica of it.
 #[derive(Clone, Debug)]
 pub struct GroupInspection {
@@ -57,26 +66,27 @@ pub struct GroupInspection {
     pub commit: LogIndex,
     pub applied: LogIndex,
     pub last: LogIndex,
-    /// Equal on replicas that applied the same entries.
-    pub state_hash: u64,
+    /// Equal on replicas that applied the same entries. Only if looked at deeply.
+    pub state_hash: Option<u64>,
     pub log_start: Offset,
     pub next_offset: Offset,
-    /// Equal on replicas with the same next offset.
+    /// Equal on replicas with the same next offset. Only if looked at deeply.
     pub content: Option<Content>,
 }
 
 impl Broker {
     /// `requests`: how many are started and not answered.
-    pub(crate) fn inspect(&self, requests: usize) -> Inspection {
+    pub(crate) fn inspect(&self, depth: Depth, requests: usize) -> Inspection {
         let groups = self.replicas.iter().map(|(id, replica)| {
             let group = &replica.group;
+            let deep = depth == Depth::Deep;
             let (state_hash, log_start, next_offset, content) = match &replica.machine {
-                Machine::Metadata(state) => (state.state_hash(), Offset(0), Offset(0), None),
+                Machine::Metadata(state) => (deep.then(|| state.state_hash()), Offset(0), Offset(0), None),
                 Machine::Partition(partition) => (
-                    partition.state.state_hash(),
+                    deep.then(|| partition.state.state_hash()),
                     partition.state.log_start(),
                     partition.state.next_offset(),
-                    Some(partition.log.content()),
+                    deep.then(|| partition.log.content()),
                 ),
             };
             GroupInspection {

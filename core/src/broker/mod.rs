@@ -34,7 +34,7 @@ use slog::{Logger, error, info};
 
 pub use append::Refusal;
 pub(crate) use apply::apply_entry;
-pub use inspect::{GroupInspection, Inspection, Outstanding};
+pub use inspect::{Depth, GroupInspection, Inspection, Outstanding};
 pub(crate) use replica::Replica;
 pub(crate) use replica::{Machine, Partition};
 pub use views::{Leader, View};
@@ -268,7 +268,6 @@ impl Broker {
             self.advance_groups(now, effects);
             self.advance_metadata(now, effects);
             self.send_forward_answers(now);
-            self.wal.poll(now, effects, &mut self.ids, &mut self.wal_events);
             if self.dirty.is_empty() && self.peer_events.is_empty() && self.wal_events.is_empty() {
                 break;
             }
@@ -281,6 +280,13 @@ impl Broker {
 
     /// Ends a turn: what was gathered leaves.
     pub(crate) fn finish(&mut self, now: Now, effects: &mut Effects) {
+<<<<<<< HEAD
+=======
+        self.advance(now, effects);
+        // Once per turn, when everything that the turn appends is there: it shares one write and one sync.
+        self.wal.poll(now, effects, &mut self.ids, &mut self.wal_events);
+        self.take_wal_events(now);
+>>>>>>> main
         self.write_behind(now, effects);
         self.advance_shutdown(now);
         self.peers.set_durable(self.wal.durable());

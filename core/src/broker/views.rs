@@ -6,6 +6,7 @@ use super::{Broker, Refusal, Replica};
 use crate::{
     config::Endpoint,
     ids::{GroupId, LeaderEpoch, NodeId, Offset, PartitionIndex, TopicId},
+    metadata::Node,
     session::RequestId,
 };
 
@@ -51,7 +52,7 @@ impl Broker {
         let replica = self.replicas.get(&group).filter(|replica| replica.group.is_leader());
         let Some(replica) = replica else {
             let leader = self.leader_of(group).map(|known| Leader { node: known.node, epoch: known.epoch });
-            let leader = leader.filter(|leader| leader.node != self.config.node);
+            let leader = leader.filter(|leader| leader.node != self.config.node && self.can_lead(leader.node));
             return Err(Refusal { error: ErrorCode::NotLeaderOrFollower, message: None, leader });
         };
         let current = LeaderEpoch::from_term(replica.group.term());
@@ -139,16 +140,24 @@ impl Broker {
         self.image.is_live(node)
     }
 
-    /// Registered nodes that are up, in the order of their ids.
-    pub(crate) fn live_nodes(&self) -> impl Iterator<Item = (NodeId, &Endpoint, Option<&str>)> {
-        self.image.nodes().filter(|node| node.is_live()).filter_map(|node| {
+    /// Whether clients shall be sent to the node as a leader: not if this node has just lost it, although it is not
+    /// known to be down yet. Clients then ask again soon, where an outdated leader would cost them a timeout.
+    pub(crate) fn can_lead(&self, node: NodeId) -> bool {
+        self.peers.is_connected(node)
+    }
+
+    /// Registered nodes that are up or went down a short while ago, in the order of their ids. librdkafka gives up the
+    /// connections of a node that disappears in the same answer that moves its leaders, and then pauses.
+    pub(crate) fn listed_nodes(&self) -> impl Iterator<Item = (NodeId, &Endpoint, Option<&str>)> {
+        let listed = |node: &&Node| node.is_live() || self.liveness.lately_down.contains(&node.id);
+        self.image.nodes().filter(listed).filter_map(|node| {
             let registration = node.registration.as_ref()?;
             Some((node.id, &registration.advertised, registration.rack.as_deref()))
         })
     }
 
     pub(crate) fn node_endpoint(&self, node: NodeId) -> Option<NodeEndpoint> {
-        let (node, endpoint, rack) = self.live_nodes().find(|(id, ..)| *id == node)?;
+        let (node, endpoint, rack) = self.listed_nodes().find(|(id, ..)| *id == node)?;
         Some(NodeEndpoint {
             node_id: node.0,
             host: Str::from(endpoint.host.as_str()),

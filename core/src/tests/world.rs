@@ -13,7 +13,7 @@ use slog::{Discard, Logger, o};
 
 use super::disk::Disk;
 use crate::{
-    broker::{GroupInspection, Inspection},
+    broker::{Depth, GroupInspection, Inspection},
     config::{NodeConfig, PeerConfig},
     ids::{ConnectionId, GroupId, LinkId, NodeId},
     io::{DiskOperation, Effects, Exit, Input, PeerSend},
@@ -129,7 +129,7 @@ impl World {
         self.run_until("all nodes are registered and up", |world| {
             world.nodes.keys().all(|node| {
                 world.nodes[node].shard.as_ref().and_then(Shard::broker).is_some_and(|broker| {
-                    broker.live_nodes().count() == all && broker.leader_of(GroupId::METADATA).is_some()
+                    broker.listed_nodes().count() == all && broker.leader_of(GroupId::METADATA).is_some()
                 })
             })
         });
@@ -357,11 +357,11 @@ impl World {
     }
 
     pub(super) fn inspect(&self, node: NodeId) -> Inspection {
-        self.nodes[&node].shard.as_ref().and_then(Shard::inspect).expect("the node runs")
+        self.nodes[&node].shard.as_ref().and_then(|shard| shard.inspect(Depth::Deep)).expect("the node runs")
     }
 
     pub(super) fn groups(&self, node: NodeId) -> BTreeMap<GroupId, GroupInspection> {
-        let Some(inspection) = self.nodes[&node].shard.as_ref().and_then(Shard::inspect) else {
+        let Some(inspection) = self.nodes[&node].shard.as_ref().and_then(|shard| shard.inspect(Depth::Deep)) else {
             return BTreeMap::new();
         };
         inspection.groups.into_iter().map(|group| (group.group, group)).collect()
@@ -397,7 +397,7 @@ impl World {
     pub(super) fn assert_nothing_waits(&mut self) {
         self.run_for(Duration::from_secs(1));
         for node in self.nodes.values() {
-            let Some(inspection) = node.shard.as_ref().and_then(Shard::inspect) else { continue };
+            let Some(inspection) = node.shard.as_ref().and_then(|shard| shard.inspect(Depth::Deep)) else { continue };
             assert_eq!(inspection.outstanding, Default::default(), "on node {}", inspection.node);
         }
     }

@@ -82,6 +82,8 @@ impl Reader {
             };
             by_node.entry(leader.node).or_default().entry(topic.clone()).or_default().push(asked);
         }
+        // A node that leads nothing any more is not waited for.
+        self.nodes.retain(|_, next| next.is_none_or(|at| now < at));
         for (node, topics) in by_node {
             let topics = topics.into_iter().map(|(topic, partitions)| FetchTopic { topic, partitions });
             let request = FetchRequest {
@@ -115,6 +117,10 @@ impl Reader {
     fn partition(&mut self, now: Instant, partition: Partition, told: &FetchPartitionData, history: &mut History) {
         if told.error_code != ErrorCode::None {
             self.last_error = Some((partition, told.error_code));
+            history.note(|| {
+                let (name, next) = (&self.kafka.name, self.next[partition.0 as usize]);
+                format!("{name}: {partition} from {next} got {}", told.error_code)
+            });
             self.kafka.doubt(now);
             if !told.error_code.is_retriable() {
                 let (name, next) = (&self.kafka.name, self.next[partition.0 as usize]);

@@ -25,7 +25,6 @@ use super::{
 };
 use crate::{
     client::{Client, ClientEffects, ClientInput},
-    clock::EPOCH_MILLISECONDS,
     dice::{Chance, Dice},
     history::{History, Partition, SendNumber, Value},
     plan::{Plan, ProducerPlan},
@@ -46,6 +45,9 @@ enum What {
 }
 
 struct Batch {
+    /// Batches of this partition before it. Brokers remember the last five: none may go out that is further behind
+    /// the oldest one without an answer.
+    number: usize,
     base_sequence: i32,
     sends: Vec<SendNumber>,
     bytes: Bytes,
@@ -57,6 +59,7 @@ struct Batch {
 #[derive(Default)]
 struct Queue {
     batches: VecDeque<Batch>,
+    next_batch: usize,
     next_sequence: i32,
     /// A record sent after the chaos was acknowledged.
     healed: bool,
@@ -95,6 +98,9 @@ impl Writer {
             Compression::Snappy,
             Compression::Gzip,
         ];
+        let compression = *dice.pick(&compressions);
+        // Zstandard came with version 7 (KIP-110).
+        let oldest = if compression == Compression::Zstd { 7 } else { 0 };
         let partitions = Partitions::of(&plan.workload);
         Self {
             number: u32::try_from(number).expect("few producers"),
@@ -103,10 +109,10 @@ impl Writer {
             pause,
             value_bytes: value_bytes.max(Value::BYTES),
             crash: *dice.pick(&[Chance::NEVER, Chance::NEVER, Chance(2_000)]),
-            produce_version: version(&mut dice, ProduceRequest::API),
+            produce_version: version(&mut dice, ProduceRequest::API).max(oldest),
             identity_version: version(&mut dice, InitProducerIdRequest::API),
             in_flight_max: usize::try_from(dice.range(1, IN_FLIGHT_MAX)).expect("at most five"),
-            compression: *dice.pick(&compressions),
+            compression,
             identity: None,
             identity_asked: false,
             identity_at: Instant::default(),
@@ -139,23 +145,28 @@ impl Writer {
             let value = Value { producer: id, number: self.next_number };
             self.next_number += 1;
             bytes[..Value::BYTES].copy_from_slice(&value.encode());
-            let timestamp = EPOCH_MILLISECONDS + i64::try_from(now.0 / 1_000_000).expect("runs are short");
+            // Brokers refuse records from their own future, and their clocks may be wrong by decades: these records are
+            // older than any of them.
+            let timestamp = i64::try_from(now.0 / 1_000_000).expect("runs are short");
             builder.append(timestamp, None, Some(&bytes), &[]).expect("small records fit");
             sends.push(history.send(partition, value, now));
         }
         let base_sequence = queue.next_sequence;
+        let number = queue.next_batch;
+        queue.next_batch += 1;
         queue.next_sequence += i32::try_from(records).expect("few records");
         let bytes = builder.build(Identity { base_sequence, ..identity }).expect("a small batch can be built");
-        queue.batches.push_back(Batch { base_sequence, sends, bytes, in_flight: false, send_at: now });
+        queue.batches.push_back(Batch { number, base_sequence, sends, bytes, in_flight: false, send_at: now });
     }
 
     /// Sends what may be sent of a partition: in order, and nothing before what failed.
-    fn send(&mut self, now: Instant, partition: Partition) {
-        let Some(leader) = self.kafka.leader(partition) else { return };
+    fn send(&mut self, now: Instant, partition: Partition, history: &mut History) {
         let queue = self.queues.get_mut(&partition).expect("every partition has one");
+        let Some(end) = queue.batches.front().map(|oldest| oldest.number + self.in_flight_max) else { return };
+        let Some(leader) = self.kafka.leader(partition) else { return };
         let (topic, index) = self.kafka.partitions.name(partition);
         let topic = topic.clone();
-        for batch in queue.batches.iter_mut().take(self.in_flight_max) {
+        for batch in queue.batches.iter_mut().take_while(|batch| batch.number < end) {
             if batch.in_flight {
                 continue;
             }
@@ -163,6 +174,10 @@ impl Writer {
                 break;
             }
             batch.in_flight = true;
+            history.note(|| {
+                let (name, sequence) = (&self.kafka.name, batch.base_sequence);
+                format!("{name}: sequence {sequence} of {partition} to node {}", leader.node)
+            });
             let data = PartitionProduceData { index, records: Some(batch.bytes.clone()) };
             let request = ProduceRequest {
                 transactional_id: None,
@@ -182,6 +197,10 @@ impl Writer {
         answer: Option<(ErrorCode, i64)>,
         history: &mut History,
     ) {
+        history.note(|| {
+            let name = &self.kafka.name;
+            format!("{name}: sequence {base_sequence} of {partition} got {answer:?}")
+        });
         let queue = self.queues.get_mut(&partition).expect("every partition has one");
         let place = queue.batches.iter().position(|batch| batch.base_sequence == base_sequence);
         let place = place.expect("a batch stays until it is answered");
@@ -311,8 +330,7 @@ impl Client for Writer {
                 self.next_record_at = now + self.kafka.dice.exponential(self.pause);
             }
         }
-        let partitions = self.kafka.partitions.clone();
-        partitions.all().for_each(|partition| self.send(now, partition));
+        self.kafka.partitions.all().for_each(|partition| self.send(now, partition, history));
         self.kafka.poll(now, effects);
     }
 
@@ -322,11 +340,15 @@ impl Client for Writer {
             (self.identity.is_some() && !(self.healing && self.waiting().is_none())).then_some(self.next_record_at);
         let repeat = self
             .queues
-            .values()
-            .filter_map(|queue| queue.batches.iter().take(self.in_flight_max).find(|batch| !batch.in_flight))
+            .iter()
+            // Without a leader, the answer to a question is what comes next.
+            .filter(|(partition, _)| self.kafka.leader(**partition).is_some())
+            .filter_map(|(_, queue)| {
+                let end = queue.batches.front()?.number + self.in_flight_max;
+                queue.batches.iter().take_while(|batch| batch.number < end).find(|batch| !batch.in_flight)
+            })
             .map(|batch| batch.send_at)
             .min();
-        // A batch may wait for a leader to be known: then the answer to a question is what comes next.
         [identity, record, repeat, self.kafka.next_deadline()].into_iter().flatten().min()
     }
 

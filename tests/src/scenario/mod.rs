@@ -3,7 +3,11 @@
 //! Each has a quick form for every change and a full form (`--full`), whose output is kept as evidence: it prints the
 //! numbers it measured.
 
+mod hostile;
+mod kill;
+mod memory;
 mod with;
+mod writer;
 
 use std::process::ExitCode;
 
@@ -20,7 +24,12 @@ struct Scenario {
     run: fn(Extent),
 }
 
-const SCENARIOS: &[Scenario] = &[];
+const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "kill-leader", about: "kill -9 of a leader under writers", run: kill::leader },
+    Scenario { name: "kill-all", about: "kill -9 of all nodes under writers", run: kill::all },
+    Scenario { name: "memory", about: "much data in and out, with little memory", run: memory::run },
+    Scenario { name: "hostile", about: "nonsense and misuse beside a client that behaves", run: hostile::run },
+];
 
 /// Runs the scenario that the command line names.
 pub fn run(arguments: &[String]) -> ExitCode {

@@ -49,7 +49,7 @@ pub struct Pending {
 enum Phase {
     /// Too few bytes so far.
     Polling,
-    /// This many disk reads are under way; the answer follows the last.
+    /// This many disk reads and confirmations are under way; the answer follows the last.
     Reading(usize),
 }
 
@@ -96,6 +96,13 @@ pub(super) fn resume(
             }
             pending.phase = Phase::Reading(outstanding - 1);
         }
+        (Event::Confirmed { part, result }, Phase::Reading(outstanding)) => {
+            pending.judge(part, result);
+            if outstanding == 1 {
+                return pending.finish(broker, exchange);
+            }
+            pending.phase = Phase::Reading(outstanding - 1);
+        }
         (Event::Woken, Phase::Polling) => {
             let evaluated = pending.evaluate(broker, exchange, now);
             if pending.is_complete(&evaluated, now) {
@@ -115,9 +122,9 @@ pub(super) fn resume(
         }
         // The disk decides when an answer that needs it is complete.
         (Event::Woken | Event::Deadline, Phase::Reading(_)) => {}
-        (Event::Read { .. }, Phase::Polling)
-        | (Event::Appended { .. } | Event::Confirmed { .. } | Event::Controller { .. } | Event::ProducerIds, _) => {
-            unreachable!("a fetch waits for records, its reads and its deadline only")
+        (Event::Read { .. } | Event::Confirmed { .. }, Phase::Polling)
+        | (Event::Appended { .. } | Event::Controller { .. } | Event::ProducerIds, _) => {
+            unreachable!("a fetch waits for records, its reads, confirmations and its deadline only")
         }
     }
     Progress::Waiting(super::Pending::Fetch(pending))
@@ -192,6 +199,17 @@ impl Pending {
                             sum.reads += 1;
                         }
                         ReadStart::Empty => {}
+                        // A leader that was deposed and does not know it yet has an older end. Only a majority's
+                        // word makes an offset behind the end wrong: clients reset their position on this error.
+                        ReadStart::OutOfRange if target.offset > view.high_watermark.0 => {
+                            match broker.confirm(view.group, waiter) {
+                                Ok(()) => sum.reads += 1,
+                                Err(error) => {
+                                    answer.error_code = error;
+                                    sum.failed = true;
+                                }
+                            }
+                        }
                         ReadStart::OutOfRange => {
                             answer.error_code = ErrorCode::OffsetOutOfRange;
                             sum.failed = true;
@@ -214,6 +232,18 @@ impl Pending {
                 || sum.bytes >= self.bytes_min
                 || self.targets.is_empty() && self.session == Session::None
                 || now.monotonic >= self.deadline)
+    }
+
+    /// An offset behind the end that this node knew, now that a majority said whether it leads.
+    fn judge(&mut self, part: u32, high_watermark: Result<Offset, ErrorCode>) {
+        let asked = self.targets[part as usize].offset;
+        let answer = &mut self.answers[part as usize];
+        match high_watermark {
+            Ok(high_watermark) if asked > high_watermark.0 => answer.error_code = ErrorCode::OffsetOutOfRange,
+            // The record has come meanwhile: the client's next fetch gets it.
+            Ok(high_watermark) => answer.high_watermark = high_watermark.0,
+            Err(error) => answer.error_code = error,
+        }
     }
 
     fn fill(&mut self, part: u32, outcome: ReadOutcome) {

@@ -1,0 +1,95 @@
+//! The producer id under which batches are numbered, and how one is got (KIP-98).
+//!
+//! Without a transactional id nothing needs fencing, so an identity that is of no use any more is replaced by a new
+//! one instead of by a higher epoch.
+
+use kauri_protocol::{
+    error::ErrorCode,
+    messages::{InitProducerIdRequest, Response},
+};
+
+use super::{config::ProducerConfig, partition::Identity, record::FailureReason};
+use crate::{
+    cluster::{CallError, CallId, Cluster, Target},
+    io::{Monotonic, Now},
+};
+
+#[derive(Debug)]
+pub(super) enum IdentityState {
+    /// The producer is not idempotent.
+    NotNeeded,
+    Wanted {
+        not_before: Monotonic,
+    },
+    Asked(CallId),
+    Known(Identity),
+}
+
+impl IdentityState {
+    pub(super) fn new(config: &ProducerConfig) -> Self {
+        if config.is_idempotent() { Self::Wanted { not_before: Monotonic::default() } } else { Self::NotNeeded }
+    }
+
+    pub(super) fn current(&self) -> Option<Identity> {
+        match self {
+            Self::NotNeeded | Self::Wanted { .. } | Self::Asked(_) => None,
+            Self::Known(identity) => Some(*identity),
+        }
+    }
+
+    /// Whether batches cannot be numbered yet.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, Self::Wanted { .. } | Self::Asked(_))
+    }
+
+    /// The identity is of no use any more.
+    pub(super) fn give_up(&mut self, identity: Identity) {
+        if self.current() == Some(identity) {
+            *self = Self::Wanted { not_before: Monotonic::default() };
+        }
+    }
+
+    pub(super) fn poll(&mut self, now: Now, cluster: &mut Cluster) {
+        if let Self::Wanted { not_before } = *self
+            && not_before <= now.monotonic
+        {
+            let request = InitProducerIdRequest { transaction_timeout_ms: i32::MAX, ..Default::default() };
+            *self = Self::Asked(cluster.call(now, Target::Any, request));
+        }
+    }
+
+    pub(super) fn next_deadline(&self, now: Monotonic) -> Option<Monotonic> {
+        match self {
+            Self::Wanted { not_before } => Some(*not_before).filter(|at| *at > now),
+            Self::NotNeeded | Self::Asked(_) | Self::Known(_) => None,
+        }
+    }
+
+    pub(super) fn is_answered_by(&self, call: CallId) -> bool {
+        matches!(self, Self::Asked(asked) if *asked == call)
+    }
+
+    /// Returns why there will be no identity, if asking again cannot help.
+    pub(super) fn answer(
+        &mut self,
+        now: Now,
+        config: &ProducerConfig,
+        answer: Result<Response, CallError>,
+    ) -> Option<FailureReason> {
+        *self = Self::Wanted { not_before: now.monotonic + config.retry_pause };
+        let response = match answer {
+            Ok(Response::InitProducerId(response)) => response,
+            Ok(_) => unreachable!("a response is decoded as its request's API"),
+            Err(CallError::Send(error)) => return Some(error.into()),
+            Err(CallError::Disconnected | CallError::TimedOut | CallError::Unreachable(_)) => return None,
+        };
+        match response.error_code {
+            ErrorCode::None => {
+                *self = Self::Known(Identity { id: response.producer_id, epoch: response.producer_epoch });
+                None
+            }
+            error if error.is_retriable() => None,
+            error => Some(FailureReason::Refused { error, message: None }),
+        }
+    }
+}
