@@ -184,7 +184,7 @@ fn forget(requests: &mut BTreeMap<RequestId, (Exchange, Pending)>, broker: &mut 
     let gone: Vec<RequestId> = requests.range(first..=last).map(|(id, _)| *id).collect();
     for request in gone {
         requests.remove(&request);
-        broker.forget(request);
+        broker.abandon(request);
     }
 }
 

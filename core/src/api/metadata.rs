@@ -18,7 +18,8 @@ use super::{Event, Exchange, Progress, Waiter, done};
 use crate::{
     broker::Broker,
     ids::{NodeId, TopicId},
-    metadata::{Topic, TopicName, topic::Partition},
+    limits::AUTO_CREATED_TOPICS_MAX,
+    metadata::{Topic, TopicName, placement::Placer, topic::Partition},
     time::Now,
 };
 
@@ -32,7 +33,12 @@ pub struct Pending {
     open: BTreeSet<u32>,
 }
 
-pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: MetadataRequest) -> Progress {
+pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, mut request: MetadataRequest) -> Progress {
+    if let Some(topics) = &mut request.topics {
+        // Once each: a name costs a few bytes, and the answer to it may be long.
+        let mut seen = BTreeSet::new();
+        topics.retain(|topic| seen.insert((topic.name.clone(), TopicId(topic.topic_id))));
+    }
     let mut open = BTreeSet::new();
     if broker.config.auto_create_topics && (exchange.version < 4 || request.allow_auto_topic_creation) {
         let missing: BTreeSet<&Str> = request
@@ -42,9 +48,12 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: 
             .filter_map(|topic| topic.name.as_ref())
             .filter(|name| broker.image().topic_by_name(name).is_none() && TopicName::new(name).is_ok())
             .collect();
-        for (name, part) in missing.into_iter().zip(0..) {
+        // Most requests name only what exists.
+        let mut placer = (!missing.is_empty()).then(|| Placer::new(broker.image()));
+        for (name, part) in missing.into_iter().take(AUTO_CREATED_TOPICS_MAX).zip(0..) {
             let waiter = Waiter { request: exchange.id, part };
-            if broker.create_default_topic(now, name, waiter).is_ok() {
+            let placer = placer.as_mut().expect("there is one if a topic is missing");
+            if broker.create_default_topic(now, placer, name, waiter).is_ok() {
                 open.insert(part);
             }
         }

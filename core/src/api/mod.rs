@@ -124,13 +124,13 @@ pub(crate) fn start(broker: &mut Broker, now: Now, mut request: Request) -> Prog
 /// Goes on with a request that waited.
 pub(crate) fn resume(broker: &mut Broker, now: Now, exchange: Exchange, pending: Pending, event: Event) -> Progress {
     match pending {
-        Pending::CreateTopics(pending) => create_topics::resume(exchange, pending, event),
+        Pending::CreateTopics(pending) => create_topics::resume(broker, now, exchange, pending, event),
         Pending::DeleteTopics(pending) => delete_topics::resume(exchange, pending, event),
         Pending::Fetch(pending) => fetch::resume(broker, now, exchange, pending, event),
         Pending::InitProducerId(pending) => init_producer_id::resume(broker, exchange, pending, event),
         Pending::ListOffsets(pending) => list_offsets::resume(broker, now, exchange, pending, event),
         Pending::Metadata(pending) => metadata::resume(broker, exchange, pending, event),
-        Pending::Produce(pending) => produce::resume(exchange, pending, event),
+        Pending::Produce(pending) => produce::resume(broker, exchange, pending, event),
     }
 }
 

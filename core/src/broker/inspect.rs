@@ -96,7 +96,7 @@ impl Broker {
                 role: group.role(),
                 term: group.term(),
                 leader: group.leader(),
-                serving: replica.serving,
+                serving: replica.is_serving(),
                 commit: group.commit_index(),
                 applied: group.applied(),
                 last: group.last_index(),

@@ -5,7 +5,7 @@ use kauri_protocol::{error::ErrorCode, messages::leader::NodeEndpoint, wire::Str
 use super::{Broker, Refusal, Replica};
 use crate::{
     config::Endpoint,
-    ids::{GroupId, LeaderEpoch, NodeId, Offset, PartitionIndex},
+    ids::{GroupId, LeaderEpoch, NodeId, Offset, PartitionIndex, TopicId},
     metadata::Node,
     session::RequestId,
 };
@@ -62,7 +62,7 @@ impl Broker {
         if epoch != LeaderEpoch::UNKNOWN && epoch > current {
             return Err(ErrorCode::UnknownLeaderEpoch.into());
         }
-        if !replica.serving {
+        if !replica.is_serving() {
             return Err(ErrorCode::OffsetNotAvailable.into());
         }
         Ok(replica)
@@ -92,6 +92,24 @@ impl Broker {
         let partition = self.image.topic_by_name(topic).and_then(|topic| topic.partition(PartitionIndex(index)));
         if let Some(partition) = partition {
             self.watch.add(partition.group, request);
+        }
+    }
+
+    /// Wakes the request when a partition of the topic moves or gets a leader; the topic's groups.
+    pub(crate) fn watch_topic(&mut self, topic: TopicId, request: RequestId) -> Vec<GroupId> {
+        let partitions = self.image.topic(topic).map(|topic| topic.partitions.as_slice()).unwrap_or_default();
+        let groups: Vec<GroupId> = partitions.iter().map(|partition| partition.group).collect();
+        for group in &groups {
+            self.watch.add(*group, request);
+        }
+        groups
+    }
+
+    /// Whether a client that asks now is told who leads the group, and finds it serving if that is this node.
+    pub(crate) fn is_led(&self, group: GroupId) -> bool {
+        match self.replicas.get(&group) {
+            Some(replica) if replica.group.is_leader() => replica.is_serving(),
+            Some(_) | None => self.leader_of(group).is_some(),
         }
     }
 

@@ -188,7 +188,7 @@ impl Startup {
                             &mut self.keeper,
                             IdentityKeeper::start(self.config.node, &mut Stream::new(0, self.config.node, "unused", 0)),
                         );
-                        let Replayed { wal, replicas, removals, segment_operations } =
+                        let Replayed { wal, replicas, destroyed, segment_operations } =
                             replaying.finish(&self.config, &self.logger)?;
                         info!(self.logger, "recovered"; "groups" => replicas.len());
                         return Ok(Some(Start {
@@ -198,7 +198,7 @@ impl Startup {
                             wal,
                             recovered,
                             replicas,
-                            removals,
+                            destroyed,
                             segment_operations,
                             ids: std::mem::take(&mut self.ids),
                         }));

@@ -19,7 +19,7 @@ use crate::{
     log::{
         record::{EntryKind, RecoveredRecord, WalRecord},
         recovery::{Progress, Recovered, Replay},
-        segment::{PartitionLog, Removal, fewest_to_write},
+        segment::{PartitionLog, fewest_to_write},
         wal::Wal,
     },
     metadata::MetadataState,
@@ -45,8 +45,8 @@ pub(super) struct Replaying {
 pub(super) struct Replayed {
     pub(super) wal: Wal,
     pub(super) replicas: BTreeMap<GroupId, Replica>,
-    /// Groups whose files may be left from before.
-    pub(super) removals: Vec<Removal>,
+    /// Groups that were removed; files of them may be left.
+    pub(super) destroyed: BTreeSet<GroupId>,
     pub(super) segment_operations: BTreeMap<OperationId, GroupId>,
 }
 
@@ -188,11 +188,10 @@ impl Replaying {
             })?;
             replicas.insert(id, Replica::new(group, found.creation, machine));
         }
-        let removals = self.removed.into_iter().map(Removal::new).collect();
         Ok(Replayed {
             wal: self.wal.expect("the replay has begun"),
             replicas,
-            removals,
+            destroyed: self.removed,
             segment_operations: self.writing,
         })
     }

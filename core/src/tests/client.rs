@@ -7,9 +7,11 @@ use kauri_protocol::{
     error::ErrorCode,
     header::{ResponseHeader, request_frame},
     messages::{
-        CreateTopicsRequest, CreateTopicsResponse, FetchRequest, FetchResponse, ListOffsetsRequest, Message,
-        MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, RequestMessage,
+        CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, FetchRequest, FetchResponse,
+        ListOffsetsRequest, Message, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse,
+        RequestMessage,
         create_topics::CreatableTopic,
+        delete_topics::DeleteTopicState,
         fetch::{FetchPartition, FetchPartitionData, FetchTopic},
         list_offsets::{ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsTopic},
         metadata::MetadataRequestTopic,
@@ -102,15 +104,7 @@ impl World {
         factor: i16,
     ) -> CreateTopicsResponse {
         let connection = self.connect(node);
-        let topic = |name: &&str| CreatableTopic {
-            name: Str::from(*name),
-            num_partitions: partitions,
-            replication_factor: factor,
-            ..Default::default()
-        };
-        let request =
-            CreateTopicsRequest { topics: names.iter().map(topic).collect(), timeout_ms: 30_000, validate_only: false };
-        let response = self.call(connection, &request, 7);
+        let response = self.call(connection, &create_request(names, partitions, factor), 7);
         self.close(connection);
         response
     }
@@ -123,13 +117,22 @@ impl World {
         self.run_until_led(GROUP)
     }
 
+    /// What a node says of these topics, or of all if none is named.
     pub(super) fn metadata(&mut self, node: NodeId, topics: &[&str]) -> MetadataResponse {
         let connection = self.connect(node);
         let asked = |name: &&str| MetadataRequestTopic { name: Some(Str::from(*name)), ..Default::default() };
-        let request = MetadataRequest { topics: Some(topics.iter().map(asked).collect()), ..Default::default() };
+        let topics = (!topics.is_empty()).then(|| topics.iter().map(asked).collect());
+        let request = MetadataRequest { topics, ..Default::default() };
         let response = self.call(connection, &request, 12);
         self.close(connection);
         response
+    }
+
+    /// The preferred leader of [`TOPIC`].
+    pub(super) fn preferred(&mut self) -> NodeId {
+        let node = self.run_until_led(GroupId::METADATA);
+        let metadata = self.metadata(node, &[TOPIC]);
+        NodeId(metadata.topics[0].partitions[0].replica_nodes[0])
     }
 
     /// Produces to [`TOPIC`] with acks=all and returns the answer of its partition.
@@ -211,6 +214,21 @@ pub(super) fn fetch_request(offset: i64, wait_ms: i32, bytes_min: i32) -> FetchR
         topics: vec![FetchTopic { topic: Str::from(TOPIC), partitions: vec![partition] }],
         ..Default::default()
     }
+}
+
+pub(super) fn create_request(names: &[&str], partitions: i32, factor: i16) -> CreateTopicsRequest {
+    let topic = |name: &&str| CreatableTopic {
+        name: Str::from(*name),
+        num_partitions: partitions,
+        replication_factor: factor,
+        ..Default::default()
+    };
+    CreateTopicsRequest { topics: names.iter().map(topic).collect(), timeout_ms: 30_000, validate_only: false }
+}
+
+pub(super) fn delete_request() -> DeleteTopicsRequest {
+    let topics = vec![DeleteTopicState { name: Some(Str::from(TOPIC)), ..Default::default() }];
+    DeleteTopicsRequest { topics, timeout_ms: 30_000, ..Default::default() }
 }
 
 pub(super) fn list_offsets_request(timestamp: i64) -> ListOffsetsRequest {

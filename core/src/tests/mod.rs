@@ -4,4 +4,5 @@ mod client;
 mod disk;
 mod requests;
 mod restarts;
+mod topics;
 mod world;

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use kauri_protocol::{
     error::ErrorCode,
     messages::{
-        ApiVersionsRequest, DeleteTopicsRequest, FetchRequest, InitProducerIdRequest, ListOffsetsRequest,
-        MetadataRequest, ProduceRequest, delete_topics::DeleteTopicState, list_offsets::LATEST_TIMESTAMP,
+        ApiVersionsRequest, FetchRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, ProduceRequest,
+        list_offsets::LATEST_TIMESTAMP,
     },
     records::Producer,
     wire::Str,
@@ -104,6 +104,34 @@ fn a_failed_produce_without_acknowledgement_closes_the_connection_and_a_good_one
 }
 
 #[test]
+fn requests_without_answers_do_not_stop_the_ones_behind_them() {
+    let mut world = World::formed(1);
+    let leader = world.create_topic(1);
+    let connection = world.connect(leader);
+    let values: Vec<String> = (0..2500).map(|value| value.to_string()).collect();
+    for value in &values {
+        world.send(connection, &produce_request(0, batch(&[value])), 9);
+    }
+    world.clients.get_mut(&connection).unwrap().asked.clear();
+    world.settle();
+    assert_eq!(world.read_all(), values);
+    assert_eq!(world.clients[&connection].credit, crate::limits::CLIENT_WINDOW_BYTES, "everything was paid back");
+    world.assert_nothing_waits();
+}
+
+#[test]
+fn what_follows_a_connection_that_closes_is_forgotten() {
+    let mut world = World::formed(3);
+    let leader = world.create_topic(3);
+    let connection = world.connect(leader);
+    world.send(connection, &produce_request(0, Bytes::from_static(b"no batch")), 9);
+    world.send(connection, &fetch_request(0, 60_000, 1), 12);
+    world.settle();
+    assert!(world.clients[&connection].closed);
+    world.assert_nothing_waits();
+}
+
+#[test]
 fn a_client_that_leaves_leaves_nothing_behind() {
     let mut world = World::formed(3);
     let leader = world.create_topic(3);
@@ -113,11 +141,12 @@ fn a_client_that_leaves_leaves_nothing_behind() {
         }
     }
     let connection = world.connect(leader);
-    world.send(connection, &fetch_request(0, 60_000, 1), 12);
     world.send(connection, &produce_request(-1, batch(&["a"])), 9);
     world.send(connection, &list_offsets_request(LATEST_TIMESTAMP), 8);
     world.send(connection, &InitProducerIdRequest::default(), 4);
+    world.send(connection, &fetch_request(0, 60_000, 1), 12);
     world.settle();
+    assert!(world.inspect(leader).outstanding.requests >= 3);
     world.close(connection);
     world.settle();
     let left = world.inspect(leader).outstanding;
@@ -155,9 +184,7 @@ fn a_topic_deleted_under_waiting_requests_answers_them() {
     world.send(reader, &fetch_request(0, 60_000, 1), 12);
     world.settle();
     let admin = world.connect(leader);
-    let topics = vec![DeleteTopicState { name: Some(Str::from(TOPIC)), ..Default::default() }];
-    let request = DeleteTopicsRequest { topics, timeout_ms: 30_000, ..Default::default() };
-    assert_eq!(world.call(admin, &request, 6).responses[0].error_code, ErrorCode::None);
+    assert_eq!(world.call(admin, &delete_request(), 6).responses[0].error_code, ErrorCode::None);
     world.settle();
     assert!(world.has_answer(reader), "who waits hears of it at once");
     let data = only_data(world.answer::<FetchRequest>(reader).unwrap());
@@ -166,11 +193,10 @@ fn a_topic_deleted_under_waiting_requests_answers_them() {
     // Again under the same name: another topic.
     let response = world.create_topics(leader, &[TOPIC], 1, 3);
     assert_eq!(response.topics[0].error_code, ErrorCode::None);
-    world.run_for(A_WHILE);
-    let second = crate::ids::GroupId(2);
-    let leader = world.run_until_led(second);
+    let leader = world.leader(crate::ids::GroupId(2)).expect("whoever was told of the topic finds its leader");
     let connection = world.connect(leader);
     assert_eq!(world.produce(connection, batch(&["new"])).base_offset, 0);
+    world.run_for(A_WHILE);
     for node in world.nodes.values() {
         assert!(!node.disk.files().any(|file| file.directory() == crate::io::Directory::Group(GROUP)));
     }

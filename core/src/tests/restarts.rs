@@ -24,6 +24,7 @@ fn a_killed_leader_is_replaced_within_a_second_and_comes_back_equal() {
     assert_eq!(world.produce(connection, batch(&["b"])).base_offset, 1);
     world.start(leader);
     world.run_until_equal(GROUP);
+    assert_eq!(world.preferred(), leader, "the first one to lead was the preferred one");
     world.run_until("the preferred leader leads again", |world| world.leader(GROUP) == Some(leader));
     assert_eq!(world.read_all(), ["a", "b"]);
     world.assert_nothing_waits();
@@ -84,6 +85,51 @@ fn a_shutdown_hands_leadership_over_first() {
     assert!(took < Duration::from_millis(500), "{took:?}");
     assert!(world.leader(GROUP).is_some(), "somebody leads already");
     assert_eq!(world.read_all(), ["a"]);
+}
+
+/// A leader that is asked to stop before it got to serve hands over all the same.
+#[test]
+fn a_new_leader_may_be_stopped_before_it_serves() {
+    for moment in 0..40 {
+        let mut world = World::formed(3);
+        let leader = world.create_topic(3);
+        let others: Vec<NodeId> = world.nodes.keys().copied().filter(|node| *node != leader).collect();
+        world.kill(leader);
+        for _ in 0..moment {
+            world.step(others[0]);
+        }
+        others.iter().for_each(|node| world.input(*node, Input::Shutdown));
+        let stopped = |world: &World| others.iter().all(|node| world.nodes[node].exit == Some(Exit::Stopped));
+        let took = world.run_until("both stop", stopped);
+        assert!(took < Duration::from_secs(4), "{took:?}");
+    }
+}
+
+/// An image that is read again after a start is older than what was done by it.
+#[test]
+fn a_replica_that_was_removed_does_not_come_back_empty() {
+    let mut world = World::formed(3);
+    let leader = world.create_topic(3);
+    let connection = world.connect(leader);
+    assert_eq!(world.produce(connection, batch(&["a"])).error_code, ErrorCode::None);
+    world.run_for(A_WHILE);
+    let connection = world.connect(leader);
+    world.send(connection, &delete_request(), 6);
+    world.settle();
+    for node in 1..=3 {
+        let node = NodeId(node);
+        assert!(!world.groups(node).contains_key(&GROUP), "it is gone at once");
+        world.isolate(node);
+        world.kill(node);
+        world.start(node);
+        world.run_for(Duration::from_secs(1));
+        assert!(!world.groups(node).contains_key(&GROUP), "and stays away");
+    }
+    world.cuts.clear();
+    world.run_for(A_WHILE);
+    world.run_until_equal(GroupId::METADATA);
+    assert_eq!(world.metadata(leader, &[]).topics.len(), 0);
+    world.assert_nothing_waits();
 }
 
 #[test]

@@ -74,10 +74,7 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, mut reque
         return pending.finish(broker, exchange);
     }
     if evaluated.reads == 0 {
-        let places = pending.targets.iter().map(|target| &target.place);
-        for (topic, index) in places {
-            broker.watch(topic, *index, exchange.id);
-        }
+        pending.watch(broker, exchange);
         broker.set_deadline(exchange.id, pending.deadline);
     }
     pending.phase = evaluated.phase();
@@ -112,6 +109,8 @@ pub(super) fn resume(
                 return pending.finish(broker, exchange);
             }
             pending.phase = evaluated.phase();
+            // A topic may have been deleted and created again: other groups then.
+            pending.watch(broker, exchange);
         }
         (Event::Deadline, Phase::Polling) => {
             // What is there now, even if it is less than asked for. Reads may start; the answer then follows them.
@@ -134,6 +133,8 @@ pub(super) fn resume(
 /// The sum of one evaluation.
 struct Evaluated {
     bytes: usize,
+    /// Memory that the reads under way will take.
+    read_bytes: usize,
     reads: usize,
     failed: bool,
 }
@@ -145,10 +146,16 @@ impl Evaluated {
 }
 
 impl Pending {
+    fn watch(&self, broker: &mut Broker, exchange: Exchange) {
+        for target in &self.targets {
+            broker.watch(&target.place.0, target.place.1, exchange.id);
+        }
+    }
+
     /// Looks at every partition in order, within the byte limits. The first that has records gives at least one
     /// batch, however large (KIP-74).
     fn evaluate(&mut self, broker: &mut Broker, exchange: Exchange, now: Now) -> Evaluated {
-        let mut sum = Evaluated { bytes: 0, reads: 0, failed: false };
+        let mut sum = Evaluated { bytes: 0, read_bytes: 0, reads: 0, failed: false };
         self.answers.clear();
         for (part, target) in self.targets.iter().enumerate() {
             let waiter = Waiter {
@@ -165,7 +172,8 @@ impl Pending {
                         answer.current_leader =
                             LeaderIdAndEpoch { leader_id: leader.node.0, leader_epoch: leader.epoch.0 };
                     }
-                    sum.failed = true;
+                    // A leader that does not serve yet will in a moment, and wakes who waits.
+                    sum.failed |= refusal.error != ErrorCode::OffsetNotAvailable;
                 }
                 Ok(view) => {
                     answer.high_watermark = view.high_watermark.0;
@@ -175,6 +183,8 @@ impl Pending {
                         answer.aborted_transactions = Some(Vec::new());
                     }
                     let left = self.bytes_max.saturating_sub(sum.bytes);
+                    // Reads return whole chunks of files, however few bytes are wanted.
+                    let left = if sum.read_bytes < FETCH_BYTES_MAX { left } else { 0 };
                     let bytes_max = usize::try_from(target.bytes_max).unwrap_or(0).min(left);
                     let first = sum.bytes == 0;
                     match broker.read(now, view.group, Offset(target.offset), bytes_max, first, waiter) {
@@ -183,8 +193,9 @@ impl Pending {
                             sum.bytes += records.len();
                             answer.records = Some(records);
                         }
-                        ReadStart::Waiting { bytes } => {
+                        ReadStart::Waiting { bytes, read_bytes } => {
                             sum.bytes += bytes;
+                            sum.read_bytes += read_bytes;
                             sum.reads += 1;
                         }
                         ReadStart::Empty => {}

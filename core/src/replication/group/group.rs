@@ -202,6 +202,12 @@ impl Group {
         Some(now)
     }
 
+    /// Whether [`Group::poll`] would hand out anything after a tick. Messages, proposals and reads always need a poll.
+    pub fn has_work(&self) -> bool {
+        let unreported = RoleChange { term: self.term(), role: self.role(), leader: self.leader() } != self.reported;
+        unreported || self.node.has_ready() || !self.outbox.is_empty() || self.membership.is_joint()
+    }
+
     /// The WAL laid out an entry of this group.
     pub fn placed(&mut self, index: LogIndex, term: Term, location: EntryLocation) {
         self.node.mut_store().placed(index, term, location);
