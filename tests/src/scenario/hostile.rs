@@ -43,7 +43,7 @@ pub(super) fn run(extent: Extent) {
     let mut cluster = Cluster::start(3);
     let bootstrap = cluster.bootstrap();
     Client::new(&bootstrap, PATIENCE).create_topic(TOPIC, 3, 3);
-    let attacks: [(&str, fn(&Target, usize)); 9] = [
+    let attacks: [(&str, Attack); 9] = [
         ("arrays of 2^31-1 elements", arrays),
         ("lengths that no frame has", lengths),
         ("truncated frames", truncated),
@@ -87,6 +87,9 @@ pub(super) fn run(extent: Extent) {
     cluster.assert_all_running();
     assert_memory(&cluster);
 }
+
+/// Does it to one node, so many times as long as the quick form.
+type Attack = fn(&Target, usize);
 
 struct Target {
     address: String,

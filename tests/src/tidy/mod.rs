@@ -115,6 +115,15 @@ fn modules_say_what_they_own() {
 }
 
 #[test]
+fn merges_are_finished() {
+    let has_marks =
+        |file: &&File| file.text.lines().any(|line| line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> "));
+    let marked: Vec<String> =
+        repository().iter().filter(has_marks).map(|file| file.path.display().to_string()).collect();
+    assert_none("files hold the marks of a merge", &marked);
+}
+
+#[test]
 fn the_repository_holds_text() {
     let large: Vec<String> = repository()
         .iter()
