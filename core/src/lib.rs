@@ -23,4 +23,6 @@ pub mod rng;
 pub mod session;
 pub mod shard;
 mod startup;
+#[cfg(test)]
+mod tests;
 pub mod time;

@@ -128,6 +128,12 @@ pub const PEER_BULK_STALL: Duration = Duration::from_secs(10);
 /// Replicas that miss a leader campaign in rank order, one each time this has passed.
 pub const CAMPAIGN_INTERVAL: Duration = Duration::from_millis(200);
 
+/// Vote requests kept for replicas that are about to be created.
+pub const EARLY_VOTES_MAX: usize = 10_000;
+/// Calls of one node to the metadata group that have not ended.
+pub const CALLS_MAX: usize = 10_000;
+/// Topics that one Metadata request creates.
+pub const AUTO_CREATED_TOPICS_MAX: usize = 100;
 /// Most partitions of one topic and of one CreateTopics request.
 pub const TOPIC_PARTITIONS_MAX: i32 = 10_000;
 /// Kafka's limit of a topic name.
@@ -152,8 +158,9 @@ pub const LEADER_RECORDS_MAX: usize = 4096;
 
 /// Fetch sessions per node (Kafka: max.incremental.fetch.session.cache.slots).
 pub const FETCH_SESSIONS_MAX: usize = 1000;
-/// Kafka's default of fetch.max.bytes on the broker.
-pub const FETCH_BYTES_MAX: usize = 55 << 20;
+/// Records of one answer to a fetch, unless a single batch is larger, and what it reads from the disk for them. Kafka's
+/// default of fetch.max.bytes is 55 MiB; here a client that does not read its answers keeps so much in memory.
+pub const FETCH_BYTES_MAX: usize = 16 << 20;
 /// Bytes of one disk read on behalf of a fetch.
 pub const FETCH_READ_BYTES: usize = 1 << 20;
 
@@ -170,7 +177,7 @@ pub const TAIL_KEEP_BYTES: usize = 256 << 10;
 /// Entries proposed to Raft at once.
 pub const PROPOSAL_ENTRIES_MAX: usize = 1024;
 /// Partitions in all fetch sessions of a node.
-pub const FETCH_SESSION_PARTITIONS_MAX: usize = 1_000_000;
+pub const FETCH_SESSION_PARTITIONS_MAX: usize = 200_000;
 
 const _: () = assert!(BATCH_BYTES_MAX < PRODUCE_FRAME_BYTES_MAX, "the largest batch fits into a frame");
 const _: () = assert!(BATCH_BYTES_MAX < PEER_FRAME_BYTES_MAX, "the largest batch fits into a peer's frame");

@@ -9,7 +9,7 @@ use slog::Logger;
 
 use crate::{
     api::{self, Event, Exchange, Pending, Progress},
-    broker::{Broker, Inspection},
+    broker::{Broker, Depth, Inspection},
     config::NodeConfig,
     ids::{ConnectionId, LinkId, OperationId},
     io::{DiskError, DiskOutput, Effects, Exit, Input},
@@ -84,14 +84,8 @@ impl Shard {
 
     fn client_closed(&mut self, connection: ConnectionId) {
         self.sessions.closed(connection);
-        let first = RequestId { connection, sequence: 0 };
-        let last = RequestId { connection, sequence: u64::MAX };
-        let gone: Vec<RequestId> = self.requests.range(first..=last).map(|(id, _)| *id).collect();
-        for request in gone {
-            self.requests.remove(&request);
-            if let Phase::Running(broker) = &mut self.phase {
-                broker.forget(request);
-            }
+        if let Phase::Running(broker) = &mut self.phase {
+            forget(&mut self.requests, broker, connection);
         }
     }
 
@@ -146,12 +140,14 @@ impl Shard {
                     }
                 }
             }
-            if !moved {
+            for connection in self.sessions.flush(effects) {
+                forget(&mut self.requests, broker, connection);
+            }
+            if !moved && !self.sessions.may_start() {
                 break;
             }
             broker.advance(now, effects);
         }
-        self.sessions.flush(effects);
         broker.finish(now, effects);
     }
 
@@ -165,11 +161,30 @@ impl Shard {
     }
 
     /// What this node is and has, for checks and tools; `None` unless it runs.
-    pub fn inspect(&self) -> Option<Inspection> {
+    pub fn inspect(&self, depth: Depth) -> Option<Inspection> {
         match &self.phase {
-            Phase::Running(broker) => Some(broker.inspect()),
+            Phase::Running(broker) => Some(broker.inspect(depth, self.requests.len())),
             Phase::Starting(_) | Phase::Over(_) => None,
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn broker(&self) -> Option<&Broker> {
+        match &self.phase {
+            Phase::Running(broker) => Some(broker),
+            Phase::Starting(_) | Phase::Over(_) => None,
+        }
+    }
+}
+
+/// Nobody is there to be answered any more.
+fn forget(requests: &mut BTreeMap<RequestId, (Exchange, Pending)>, broker: &mut Broker, connection: ConnectionId) {
+    let first = RequestId { connection, sequence: 0 };
+    let last = RequestId { connection, sequence: u64::MAX };
+    let gone: Vec<RequestId> = requests.range(first..=last).map(|(id, _)| *id).collect();
+    for request in gone {
+        requests.remove(&request);
+        broker.abandon(request);
     }
 }
 

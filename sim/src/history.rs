@@ -76,6 +76,8 @@ pub struct History {
     probes: Vec<Probe>,
     refusals: Vec<String>,
     acknowledged_ends: BTreeMap<Partition, Offset>,
+    /// Lines for a trace, if someone listens. No part of what is judged.
+    notes: Option<Vec<String>>,
 }
 
 impl Value {
@@ -139,8 +141,25 @@ impl History {
         self.probes[probe.0].answer = Some((at, offset));
     }
 
+    /// From now on clients may tell what they do.
+    pub(crate) fn listen(&mut self) {
+        self.notes = Some(Vec::new());
+    }
+
+    /// A line for the trace, made only if someone listens.
+    pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
+        if let Some(notes) = &mut self.notes {
+            notes.push(line());
+        }
+    }
+
+    pub(crate) fn take_notes(&mut self) -> Vec<String> {
+        self.notes.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// A client was told something that no correct client should be told.
     pub fn refuse(&mut self, what: String) {
+        self.note(|| format!("refused: {what}"));
         self.refusals.push(what);
     }
 

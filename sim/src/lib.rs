@@ -6,6 +6,7 @@ pub mod check;
 pub mod client;
 mod client_site;
 pub mod clock;
+pub mod cluster;
 pub mod core;
 pub mod dice;
 pub mod digest;

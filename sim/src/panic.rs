@@ -1,46 +1,52 @@
 //! Panics of a simulated process: caught, kept as a message, and told as a failure of the run.
 //!
-//! Invariant: a panic outside a run is printed as ever.
+//! Invariant: a panic of the simulator itself is none of these: it is printed and goes on as ever.
 
-use std::{cell::RefCell, panic, sync::Once};
+use std::{
+    cell::RefCell,
+    panic::{self, AssertUnwindSafe},
+    sync::Once,
+};
 
 thread_local! {
-    /// None outside a run.
+    /// None unless this thread runs a simulated process right now.
     static MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// While one exists, panics of this thread are kept instead of printed.
-#[derive(Debug)]
-pub(crate) struct Catcher(());
-
-impl Catcher {
-    pub(crate) fn new() -> Self {
-        static HOOK: Once = Once::new();
-        HOOK.call_once(|| {
-            let printing = panic::take_hook();
-            panic::set_hook(Box::new(move |info| {
-                let kept = MESSAGE.with_borrow_mut(|message| {
-                    let Some(message) = message else { return false };
-                    *message = info.to_string().replace('\n', " ");
-                    true
-                });
-                if !kept {
-                    printing(info);
-                }
-            }));
-        });
-        MESSAGE.with_borrow_mut(|message| *message = Some(String::new()));
-        Self(())
-    }
+/// Calls into a simulated process. What it says when it panics is the error.
+pub(crate) fn catch<R>(process: impl FnOnce() -> R) -> Result<R, String> {
+    install_hook();
+    MESSAGE.set(Some(String::new()));
+    let result = panic::catch_unwind(AssertUnwindSafe(process));
+    let message = MESSAGE.take();
+    result.map_err(|_| message.expect("set above, and taken nowhere else"))
 }
 
-impl Drop for Catcher {
-    fn drop(&mut self) {
-        MESSAGE.with_borrow_mut(|message| *message = None);
-    }
+fn install_hook() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let printing = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let kept = MESSAGE.with_borrow_mut(|message| {
+                let Some(message) = message else { return false };
+                *message = info.to_string().replace('\n', " ");
+                true
+            });
+            if !kept {
+                printing(info);
+            }
+        }));
+    });
 }
 
-/// What the last panic of this thread said, and where.
-pub(crate) fn last_message() -> String {
-    MESSAGE.with_borrow(|message| message.clone().unwrap_or_else(|| "it panicked".to_owned()))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_panics_is_quoted_and_the_next_one_runs() {
+        let said = catch(|| panic!("the log is {}", "gone")).unwrap_err();
+        assert!(said.contains("the log is gone") && said.contains("panic.rs"), "{said}");
+        assert_eq!(catch(|| 7), Ok(7));
+    }
 }

@@ -11,7 +11,6 @@ use crate::{
     core::Core,
     failure::Failure,
     history::Outcome as SendOutcome,
-    panic::Catcher,
     plan::Plan,
     time::{Instant, Span},
     trace::Trace,
@@ -43,7 +42,6 @@ pub struct Outcome {
 
 /// Runs a plan with the clients of its workload.
 pub fn run<C: Core>(plan: &Plan, clients: Vec<Box<dyn Client>>, logger: Logger, trace: Trace) -> Outcome {
-    let _catcher = Catcher::new();
     let mut world = World::<C>::new(plan.clone(), clients, logger, trace);
     let mut healed = false;
     let verdict = judge(plan, &mut world, &mut healed);

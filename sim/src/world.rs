@@ -4,8 +4,6 @@
 //! real driver drives it: inputs in the order in which they came, one poll, then every effect. Does not own what is
 //! checked ([`crate::check`]) nor what goes wrong when ([`crate::plan`]).
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use kauri_core::io::{DiskAction, DiskOperation, Effects, Exit, Input, Notice};
 use slog::Logger;
 
@@ -35,6 +33,8 @@ use crate::{
 const WAKE_UP: Span = Span::microseconds(20);
 /// A process that ended by itself is started again after this, as a supervisor would.
 const RESTART: Span = Span::seconds(1);
+/// A client is polled again after this at the earliest, unless something happens to it.
+const CLIENT_POLL: Span = Span::microseconds(10);
 /// Shallow looks into a node are at least this far apart, deep ones at least that far.
 const SHALLOW_LOOK: Span = Span::milliseconds(20);
 const DEEP_LOOK: Span = Span::seconds(2);
@@ -127,6 +127,10 @@ impl<C: Core> World<C> {
             Network::new(plan.seed, plan.sites(), plan.network.sockets.clone(), |from, to| plan.quality(from.0, to.0));
         let nodes = (0..plan.nodes.len()).map(|index| Node::new(&plan, index)).collect();
         let clients = clients.into_iter().map(ClientSite::new).collect();
+        let mut history = History::default();
+        if trace.is_on() {
+            history.listen();
+        }
         Self {
             inside: Inside::new(plan.nodes.len()),
             plan,
@@ -134,7 +138,7 @@ impl<C: Core> World<C> {
             network,
             nodes,
             clients,
-            history: History::default(),
+            history,
             bites: Bites::default(),
             digest: Digest::default(),
             trace,
@@ -325,18 +329,20 @@ impl<C: Core> World<C> {
         let effects = &mut self.effects;
         let digest = &mut self.digest;
         digest.numbers([3, index as u64, taken as u64]);
-        let result = catch_unwind(AssertUnwindSafe(|| {
+        let result = panic::catch(|| {
             for input in process.inbox.drain(..taken) {
                 hash_input(digest, &input);
                 process.core.handle(clocks, input);
             }
             process.core.poll(clocks, effects);
             process.core.next_deadline()
-        }));
-        let Ok(deadline) = result else {
-            self.effects = Effects::default();
-            let message = panic::last_message();
-            return Err(Failure::new("panic", format!("node {index}: {message}")).at(now));
+        });
+        let deadline = match result {
+            Ok(deadline) => deadline,
+            Err(message) => {
+                self.effects = Effects::default();
+                return Err(Failure::new("panic", format!("node {index}: {message}")).at(now));
+            }
         };
         let left = process.inbox.len();
         self.carry_out(index)?;
@@ -614,6 +620,9 @@ impl<C: Core> World<C> {
                 closed.push(name);
             }
         }
+        for note in self.history.take_notes() {
+            self.trace.line(now, format_args!("{note}"));
+        }
         let deadline = site.client.next_deadline();
         self.client_effects = effects;
         if !closed.is_empty() {
@@ -625,7 +634,7 @@ impl<C: Core> World<C> {
             // Polls that come too early find nothing to do, so only an earlier one needs an event.
             let site = &mut self.clients[client];
             if site.polled_at.is_none_or(|at| at <= now || deadline < at) {
-                let at = deadline.max(now + Span(1));
+                let at = deadline.max(now + CLIENT_POLL);
                 site.polled_at = Some(at);
                 self.schedule.at(at, Event::Client { client });
             }

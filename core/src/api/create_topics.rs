@@ -1,6 +1,7 @@
 //! CreateTopics: placement is chosen here, everything else is decided when the command is applied to the metadata.
 //!
-//! The answer is given when this node's own image shows the topic, so that a client that asks it next sees the topic.
+//! The answer is given when this node's own image shows the topic and knows the leaders of its partitions (for these it
+//! does not wait long), so that a client that asks it next can produce.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,19 +17,38 @@ use kauri_protocol::{
 use super::{Event, Exchange, Progress, Waiter, done};
 use crate::{
     broker::{Broker, controller::ControllerError},
-    metadata::{MetadataOutcome, TopicConfigs, placement::Demand},
-    time::Now,
+    ids::GroupId,
+    limits::TOPIC_PARTITIONS_MAX,
+    metadata::{
+        MetadataOutcome, TopicConfigs,
+        placement::{Demand, Placer},
+    },
+    time::{Monotonic, Now},
 };
+
+/// How long the answer waits for leaders of partitions that exist already.
+const LEADERS_WAIT_MAX: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub struct Pending {
     response: CreateTopicsResponse,
     /// Place in the response of each part that is still open.
     open: BTreeSet<u32>,
+    /// Groups of topics that were created, and that had no leader when this was looked at last.
+    leaderless: BTreeSet<GroupId>,
+    give_up: Monotonic,
 }
 
 pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: CreateTopicsRequest) -> Progress {
-    let mut pending = Pending { response: CreateTopicsResponse::default(), open: BTreeSet::new() };
+    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    let mut pending = Pending {
+        response: CreateTopicsResponse::default(),
+        open: BTreeSet::new(),
+        leaderless: BTreeSet::new(),
+        give_up: now.monotonic + timeout,
+    };
+    let mut placer = Placer::new(broker.image());
+    let mut partitions = 0;
     let mut names = BTreeSet::new();
     let twice: BTreeSet<Str> = request
         .topics
@@ -43,6 +63,11 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: 
             Err(ControllerError::new(ErrorCode::InvalidRequest, "the request names the topic twice"))
         } else {
             demand(broker, exchange, &topic).and_then(|demand| {
+                partitions += i64::from(demand.partitions().max(1));
+                if partitions > i64::from(TOPIC_PARTITIONS_MAX) {
+                    let message = format!("a request creates at most {TOPIC_PARTITIONS_MAX} partitions");
+                    return Err(ControllerError::new(ErrorCode::InvalidPartitions, message));
+                }
                 result.num_partitions = demand.partitions();
                 result.replication_factor = demand.replication_factor();
                 let configs = topic.configs.iter().map(|config| {
@@ -50,7 +75,7 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: 
                 });
                 let configs: Vec<_> = configs.collect();
                 result.configs = Some(describe_configs(&configs)?);
-                broker.create_topic(now, &topic.name, demand, configs, request.validate_only, waiter)
+                broker.create_topic(now, &mut placer, &topic.name, demand, configs, request.validate_only, waiter)
             })
         };
         match started {
@@ -65,12 +90,18 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: 
     if pending.open.is_empty() {
         return done(exchange, &pending.response);
     }
-    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
-    broker.set_deadline(exchange.id, now.monotonic + timeout);
+    broker.set_deadline(exchange.id, pending.give_up);
     Progress::Waiting(super::Pending::CreateTopics(pending))
 }
 
-pub(super) fn resume(exchange: Exchange, mut pending: Pending, event: Event) -> Progress {
+pub(super) fn resume(
+    broker: &mut Broker,
+    now: Now,
+    exchange: Exchange,
+    mut pending: Pending,
+    event: Event,
+) -> Progress {
+    let expired = matches!(event, Event::Deadline);
     match event {
         Event::Controller { part, outcome } => {
             if pending.open.remove(&part) {
@@ -78,26 +109,39 @@ pub(super) fn resume(exchange: Exchange, mut pending: Pending, event: Event) -> 
                 match outcome {
                     Ok(MetadataOutcome::TopicCreated(id)) => {
                         result.topic_id = id.0;
+                        pending.leaderless.extend(broker.watch_topic(id, exchange.id));
                     }
-                    Ok(other) => unreachable!("CreateTopic is answered with the topic's id, not with {other:?}"),
+                    Ok(other) => unreachable!("calls end with an outcome that fits, not with {other:?}"),
                     Err(error) => fail(result, &error),
                 }
             }
-            if !pending.open.is_empty() {
-                return Progress::Waiting(super::Pending::CreateTopics(pending));
+            if pending.open.is_empty() && pending.wants_leaders(broker) {
+                broker.set_deadline(exchange.id, pending.give_up.min(now.monotonic + LEADERS_WAIT_MAX));
             }
         }
+        Event::Woken => {}
         Event::Deadline => {
             let error = ControllerError::new(ErrorCode::RequestTimedOut, "the topic may still be created");
             for part in std::mem::take(&mut pending.open) {
                 fail(&mut pending.response.topics[part as usize], &error);
             }
         }
-        Event::Appended { .. } | Event::Confirmed { .. } | Event::Read { .. } | Event::ProducerIds | Event::Woken => {
-            unreachable!("CreateTopics waits for the metadata group only")
+        Event::Appended { .. } | Event::Confirmed { .. } | Event::Read { .. } | Event::ProducerIds => {
+            unreachable!("CreateTopics waits for the metadata group and for leaders only")
         }
     }
+    if !expired && (!pending.open.is_empty() || pending.wants_leaders(broker)) {
+        return Progress::Waiting(super::Pending::CreateTopics(pending));
+    }
     done(exchange, &pending.response)
+}
+
+impl Pending {
+    /// Whether a partition that was created has no leader that this node knows.
+    fn wants_leaders(&mut self, broker: &Broker) -> bool {
+        self.leaderless.retain(|group| !broker.is_led(*group));
+        !self.leaderless.is_empty()
+    }
 }
 
 /// Which replicas are asked for: an assignment of the client's own, or numbers, or the defaults (KIP-464).

@@ -25,7 +25,7 @@ pub(super) fn start(broker: &Broker, exchange: Exchange, request: DescribeCluste
             },
         );
     }
-    let brokers = broker.live_nodes().map(|(node, endpoint, rack)| DescribeClusterBroker {
+    let brokers = broker.listed_nodes().map(|(node, endpoint, rack)| DescribeClusterBroker {
         broker_id: node.0,
         host: Str::from(endpoint.host.as_str()),
         port: i32::from(endpoint.port),

@@ -1,5 +1,7 @@
 //! DescribeConfigs: topics from the metadata, brokers from this node's own configuration.
 
+use std::collections::BTreeSet;
+
 use kauri_protocol::{
     error::ErrorCode,
     messages::{
@@ -21,7 +23,11 @@ const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
 
 pub(super) fn start(broker: &Broker, exchange: Exchange, request: DescribeConfigsRequest) -> Progress {
-    let results = request.resources.iter().map(|resource| {
+    // Once each: a name costs a few bytes, and the answer to it is long.
+    let mut seen = BTreeSet::new();
+    let resources = request.resources.iter();
+    let once = resources.filter(|resource| seen.insert((resource.resource_type, resource.resource_name.clone())));
+    let results = once.map(|resource| {
         let mut result = DescribeConfigsResult {
             resource_type: resource.resource_type,
             resource_name: resource.resource_name.clone(),

@@ -18,7 +18,8 @@ use super::{Event, Exchange, Progress, Waiter, done};
 use crate::{
     broker::Broker,
     ids::{NodeId, TopicId},
-    metadata::{Topic, TopicName, topic::Partition},
+    limits::AUTO_CREATED_TOPICS_MAX,
+    metadata::{Topic, TopicName, placement::Placer, topic::Partition},
     time::Now,
 };
 
@@ -32,7 +33,12 @@ pub struct Pending {
     open: BTreeSet<u32>,
 }
 
-pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: MetadataRequest) -> Progress {
+pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, mut request: MetadataRequest) -> Progress {
+    if let Some(topics) = &mut request.topics {
+        // Once each: a name costs a few bytes, and the answer to it may be long.
+        let mut seen = BTreeSet::new();
+        topics.retain(|topic| seen.insert((topic.name.clone(), TopicId(topic.topic_id))));
+    }
     let mut open = BTreeSet::new();
     if broker.config.auto_create_topics && (exchange.version < 4 || request.allow_auto_topic_creation) {
         let missing: BTreeSet<&Str> = request
@@ -42,9 +48,12 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: 
             .filter_map(|topic| topic.name.as_ref())
             .filter(|name| broker.image().topic_by_name(name).is_none() && TopicName::new(name).is_ok())
             .collect();
-        for (name, part) in missing.into_iter().zip(0..) {
+        // Most requests name only what exists.
+        let mut placer = (!missing.is_empty()).then(|| Placer::new(broker.image()));
+        for (name, part) in missing.into_iter().take(AUTO_CREATED_TOPICS_MAX).zip(0..) {
             let waiter = Waiter { request: exchange.id, part };
-            if broker.create_default_topic(now, name, waiter).is_ok() {
+            let placer = placer.as_mut().expect("there is one if a topic is missing");
+            if broker.create_default_topic(now, placer, name, waiter).is_ok() {
                 open.insert(part);
             }
         }
@@ -95,10 +104,10 @@ fn answer(broker: &Broker, exchange: Exchange, request: MetadataRequest) -> Meta
     }
 }
 
-/// Every node that takes part. Nodes that are down are left out, because clients would try to reach them.
+/// Every node that takes part. Nodes that are down for long are left out, because clients would try to reach them.
 fn brokers(broker: &Broker) -> Vec<MetadataResponseBroker> {
     broker
-        .live_nodes()
+        .listed_nodes()
         .map(|(node, endpoint, rack)| MetadataResponseBroker {
             node_id: node.0,
             host: Str::from(endpoint.host.as_str()),
@@ -148,8 +157,8 @@ fn describe_partition(broker: &Broker, partition: &Partition, partition_index: i
         partition.replicas.iter().map(|replica| replica.node).filter(|node| filter(*node)).map(|node| node.0).collect()
     };
     let known = broker.leader_of(partition.group);
-    // A leader on a node that is down is one that will be replaced in a moment.
-    let leader = known.as_ref().filter(|known| broker.is_live(known.node));
+    // A leader on a node that is gone is one that will be replaced in a moment.
+    let leader = known.as_ref().filter(|known| broker.is_live(known.node) && broker.can_lead(known.node));
     MetadataResponsePartition {
         error_code: if leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable },
         partition_index,

@@ -124,20 +124,19 @@ pub(crate) fn start(broker: &mut Broker, now: Now, mut request: Request) -> Prog
 /// Goes on with a request that waited.
 pub(crate) fn resume(broker: &mut Broker, now: Now, exchange: Exchange, pending: Pending, event: Event) -> Progress {
     match pending {
-        Pending::CreateTopics(pending) => create_topics::resume(exchange, pending, event),
+        Pending::CreateTopics(pending) => create_topics::resume(broker, now, exchange, pending, event),
         Pending::DeleteTopics(pending) => delete_topics::resume(exchange, pending, event),
         Pending::Fetch(pending) => fetch::resume(broker, now, exchange, pending, event),
         Pending::InitProducerId(pending) => init_producer_id::resume(broker, exchange, pending, event),
         Pending::ListOffsets(pending) => list_offsets::resume(broker, now, exchange, pending, event),
         Pending::Metadata(pending) => metadata::resume(broker, exchange, pending, event),
-        Pending::Produce(pending) => produce::resume(exchange, pending, event),
+        Pending::Produce(pending) => produce::resume(broker, exchange, pending, event),
     }
 }
 
+/// Bytes behind the end of a request are ignored, as Kafka does: librdkafka sends three when it asks for all topics.
 fn decode<M: Message>(body: &mut Reader, exchange: Exchange) -> Result<M, CloseReason> {
-    let message = M::decode(body, exchange.version).map_err(|_| CloseReason::Malformed)?;
-    body.finish().map_err(|_| CloseReason::Malformed)?;
-    Ok(message)
+    M::decode(body, exchange.version).map_err(|_| CloseReason::Malformed)
 }
 
 /// The frame that answers `exchange`.
@@ -154,4 +153,23 @@ fn respond_in_version<M: Message>(exchange: Exchange, body: &M, version: i16) ->
 
 fn done<M: Message>(exchange: Exchange, body: &M) -> Progress {
     Progress::Done(respond(exchange, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use kauri_protocol::messages::MetadataRequest;
+
+    use super::*;
+    use crate::ids::ConnectionId;
+
+    #[test]
+    fn librdkafka_may_ask_for_all_topics() {
+        // The body of Metadata 12 as librdkafka 2.16 sends it: room for a wider count is left behind the fields.
+        let mut body = Reader::new(Bytes::from_static(&[0, 0, 0, 0, 1, 0, 0]));
+        let id = RequestId { connection: ConnectionId(1), sequence: 0 };
+        let exchange = Exchange { id, api: ApiKey::Metadata, version: 12, correlation: 3 };
+        let request: MetadataRequest = decode(&mut body, exchange).unwrap();
+        assert_eq!(request.topics, None);
+    }
 }

@@ -29,6 +29,9 @@ pub struct Pending {
     /// (topic, partition) place of each part in the response; `None` once answered.
     open: Vec<Option<(usize, usize)>>,
     open_count: usize,
+    /// acks=0: nothing is sent. The request waits all the same, so that a client cannot queue more than its window.
+    silent: bool,
+    failed: bool,
 }
 
 pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: ProduceRequest) -> Progress {
@@ -45,7 +48,7 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: 
         let mut partitions = Vec::with_capacity(topic.partition_data.len());
         for partition in topic.partition_data {
             let part = u32::try_from(open.len()).expect("a frame holds fewer than 2^32 partitions");
-            let waiter = (!silent).then_some(Waiter { request: exchange.id, part });
+            let waiter = Waiter { request: exchange.id, part };
             let result = match refused {
                 Some(error) => Err(Refusal::from(error)),
                 None => {
@@ -64,25 +67,21 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: 
             }
             partitions.push(answer);
         }
-        response.responses.push(TopicProduceResponse {
-            name: topic.name,
-            partition_responses: partitions,
-            ..Default::default()
-        });
-    }
-    if silent {
-        return Progress::Done(if failed { Reply::Close(CloseReason::SilentFailure) } else { Reply::Silent });
+        response.responses.push(TopicProduceResponse { name: topic.name, partition_responses: partitions });
     }
     let open_count = open.iter().flatten().count();
-    if open_count == 0 {
-        return done(exchange, &response);
+    let pending = Pending { response, open, open_count, silent, failed };
+    if open_count == 0 || (silent && failed) {
+        return pending.finish(exchange);
     }
-    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
-    broker.set_deadline(exchange.id, now.monotonic + timeout);
-    Progress::Waiting(super::Pending::Produce(Pending { response, open, open_count }))
+    if !silent {
+        let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+        broker.set_deadline(exchange.id, now.monotonic + timeout);
+    }
+    Progress::Waiting(super::Pending::Produce(pending))
 }
 
-pub(super) fn resume(exchange: Exchange, mut pending: Pending, event: Event) -> Progress {
+pub(super) fn resume(broker: &mut Broker, exchange: Exchange, mut pending: Pending, event: Event) -> Progress {
     match event {
         Event::Appended { part, outcome } => {
             pending.fill(part, outcome);
@@ -92,6 +91,7 @@ pub(super) fn resume(exchange: Exchange, mut pending: Pending, event: Event) -> 
         }
         Event::Deadline => {
             // The batch may still be committed: the outcome is unknown, which is what this code means.
+            broker.withdraw(exchange.id);
             for part in 0..pending.open.len() {
                 pending.fill(u32::try_from(part).expect("counted in u32"), Err(ErrorCode::RequestTimedOut));
             }
@@ -100,10 +100,18 @@ pub(super) fn resume(exchange: Exchange, mut pending: Pending, event: Event) -> 
             unreachable!("Produce waits for its batches only")
         }
     }
-    done(exchange, &pending.response)
+    pending.finish(exchange)
 }
 
 impl Pending {
+    fn finish(self, exchange: Exchange) -> Progress {
+        match (self.silent, self.failed) {
+            (false, _) => done(exchange, &self.response),
+            (true, false) => Progress::Done(Reply::Silent),
+            (true, true) => Progress::Done(Reply::Close(CloseReason::SilentFailure)),
+        }
+    }
+
     fn fill(&mut self, part: u32, outcome: Result<AppendOutcome, ErrorCode>) {
         let Some((topic, partition)) = self.open[part as usize].take() else { return };
         self.open_count -= 1;
@@ -114,7 +122,10 @@ impl Pending {
                 answer.log_append_time_ms = appended.log_append_time.map_or(-1, |time| time.0);
                 answer.log_start_offset = appended.log_start_offset.0;
             }
-            Err(error) => answer.error_code = error,
+            Err(error) => {
+                self.failed = true;
+                answer.error_code = error;
+            }
         }
     }
 }

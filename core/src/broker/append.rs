@@ -11,8 +11,9 @@ use super::{
 use crate::{
     api::Waiter,
     ids::LeaderEpoch,
-    limits::BATCH_SHARED_BYTES_MIN,
+    limits::{BATCH_SHARED_BYTES_MIN, SHARD_PROPOSED_BYTES_MAX},
     partition::{PartitionCommand, Rules, validate},
+    session::RequestId,
     time::Now,
 };
 
@@ -40,9 +41,9 @@ impl Broker {
         topic: &str,
         index: i32,
         records: Bytes,
-        waiter: Option<Waiter>,
+        waiter: Waiter,
     ) -> Result<(), Refusal> {
-        let group = self.led_group(topic, index, LeaderEpoch::UNKNOWN)?;
+        let group = self.led_group(topic, index, LeaderEpoch::UNKNOWN).map_err(not_leading_yet)?;
         let topic = self.image.topic_by_name(topic).ok_or(ErrorCode::UnknownTopicOrPartition)?;
         let rules = Rules::of(&topic.configs);
         if self.wal_full {
@@ -60,10 +61,38 @@ impl Broker {
         // A small batch must not keep the whole frame alive that it came in.
         let batch = if batch.len() < BATCH_SHARED_BYTES_MIN { Bytes::copy_from_slice(&batch) } else { batch };
         let command = PartitionCommand::Append(batch);
-        let owner = waiter.map_or(Owner::Nobody, Owner::Produce);
+        let owner = Owner::Produce(waiter);
         let replica = self.replicas.get_mut(&group).expect("it was just found to lead");
         replica.queue.push_back(Proposal { kind: command.kind(), data: command.into_data(), owner });
         self.mark(group);
         Ok(())
+    }
+
+    /// Takes back what was not proposed of a request that is answered: its client may send as much again, and what
+    /// waits for a group that does not move must not grow with every attempt.
+    pub(crate) fn withdraw(&mut self, request: RequestId) {
+        for replica in self.replicas.values_mut().filter(|replica| !replica.queue.is_empty()) {
+            replica.queue.retain(|proposal| match proposal.owner {
+                Owner::Produce(waiter) => waiter.request != request,
+                Owner::Nobody | Owner::Call(_) | Owner::Forwarded { .. } => true,
+            });
+        }
+    }
+
+    /// A client is gone. What it sent is written all the same, unless too much waits already.
+    pub(super) fn withdraw_if_crowded(&mut self, request: RequestId) {
+        let queues = self.replicas.values().flat_map(|replica| &replica.queue);
+        if queues.map(|proposal| proposal.data.len()).sum::<usize>() > SHARD_PROPOSED_BYTES_MAX {
+            self.withdraw(request);
+        }
+    }
+}
+
+/// A leader that has not applied its own first entry takes no batches. Producers repeat what NOT_LEADER_OR_FOLLOWER
+/// refuses; OFFSET_NOT_AVAILABLE is for readers, and librdkafka gives a batch up on it.
+fn not_leading_yet(refusal: Refusal) -> Refusal {
+    match refusal.error {
+        ErrorCode::OffsetNotAvailable => ErrorCode::NotLeaderOrFollower.into(),
+        _ => refusal,
     }
 }

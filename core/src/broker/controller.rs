@@ -18,7 +18,8 @@ use kauri_protocol::error::ErrorCode;
 use crate::{
     api::Waiter,
     codec::{CodecError, Decoder, Encode},
-    ids::{ImageVersion, NodeId},
+    ids::{BootNumber, ImageVersion, NodeId},
+    limits::CALLS_MAX,
     metadata::{MetadataCommand, MetadataOutcome, MetadataResponse, Refusal},
     replication::peer::ControlKind,
     time::Monotonic,
@@ -30,6 +31,8 @@ pub(super) const FORWARDED: ControlKind = ControlKind(17);
 
 /// How long a call may take in all.
 const CALL_MAX: Duration = Duration::from_secs(20);
+/// A node that says it does not lead is not asked again before: it may not serve yet, and says so at once.
+const RETRY: Duration = Duration::from_millis(20);
 /// A call to a leader that does not answer is given up after this; what became of it is then unknown.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
@@ -106,13 +109,38 @@ struct Call {
     give_up: Monotonic,
     /// Where it was sent and until when an answer is awaited.
     sent: Option<(NodeId, Monotonic)>,
+    retry: Retry,
+}
+
+/// When a call may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retry {
+    AtOnce,
+    /// It was turned down since the last poll.
+    Paused,
+    At(Monotonic),
 }
 
 impl Calls {
+    /// Numbers of calls never repeat, over starts of this node: an answer to an earlier process's call is nobody's.
+    pub(super) fn new(boot: BootNumber) -> Self {
+        Self { next: boot.0 << 32, ..Self::default() }
+    }
+
+    /// No more calls for clients.
+    pub(super) fn is_full(&self) -> bool {
+        self.open.len() >= CALLS_MAX
+    }
+
+    /// Whether the call waits for an answer of this node.
+    pub(super) fn is_at(&self, call: u64, node: NodeId) -> bool {
+        self.open.get(&call).is_some_and(|call| call.sent.is_some_and(|(to, _)| to == node))
+    }
+
     pub(super) fn start(&mut self, now: Monotonic, command: MetadataCommand, caller: Caller) {
         let id = self.next;
         self.next += 1;
-        self.open.insert(id, Call { caller, command, give_up: now + CALL_MAX, sent: None });
+        self.open.insert(id, Call { caller, command, give_up: now + CALL_MAX, sent: None, retry: Retry::AtOnce });
         self.unsent.insert(id);
     }
 
@@ -136,9 +164,21 @@ impl Calls {
             };
             self.end(id, Err(error));
         }
+        for id in &self.unsent {
+            let call = self.open.get_mut(id).expect("an unsent call is open");
+            call.retry = match call.retry {
+                Retry::Paused => Retry::At(now + RETRY),
+                Retry::At(at) if at > now => Retry::At(at),
+                Retry::At(_) | Retry::AtOnce => Retry::AtOnce,
+            };
+        }
         let Some(leader) = leader else { return };
         for id in std::mem::take(&mut self.unsent) {
             let call = self.open.get_mut(&id).expect("an unsent call is open");
+            if call.retry != Retry::AtOnce {
+                self.unsent.insert(id);
+                continue;
+            }
             call.sent = Some((leader, now + ANSWER_MAX));
             steps.push(if leader == own {
                 Step::Propose { call: id }
@@ -149,7 +189,13 @@ impl Calls {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
-        self.open.values().map(|call| call.sent.map_or(call.give_up, |(_, until)| until.min(call.give_up))).min()
+        let next = |call: &Call| match (call.sent, call.retry) {
+            (Some((_, until)), _) => until.min(call.give_up),
+            // Without a leader it waits for one, and the leader's coming is an event.
+            (None, Retry::At(at)) => at.min(call.give_up),
+            (None, Retry::AtOnce | Retry::Paused) => call.give_up,
+        };
+        self.open.values().map(next).min()
     }
 
     pub(super) fn command(&self, call: u64) -> Option<&MetadataCommand> {
@@ -160,6 +206,14 @@ impl Calls {
     pub(super) fn answered(&mut self, id: u64, response: MetadataResponse, image: ImageVersion) {
         let Some(call) = self.open.remove(&id) else { return };
         self.unsent.remove(&id);
+        if let Ok(outcome) = &response.result
+            && !fits(&call.command, outcome)
+        {
+            // Another node said so; what it decided is not known.
+            let error = ControllerError::new(ErrorCode::UnknownServerError, "the answer does not fit the request");
+            self.ended.push(Ended { caller: call.caller, outcome: Err(error) });
+            return;
+        }
         if response.version <= image {
             let outcome = response.result.map_err(ControllerError::from);
             self.ended.push(Ended { caller: call.caller, outcome });
@@ -172,6 +226,7 @@ impl Calls {
     pub(super) fn not_proposed(&mut self, id: u64) {
         if let Some(call) = self.open.get_mut(&id) {
             call.sent = None;
+            call.retry = Retry::Paused;
             self.unsent.insert(id);
         }
     }
@@ -211,6 +266,11 @@ impl Calls {
         }
     }
 
+    /// Calls that have not ended.
+    pub(super) fn len(&self) -> usize {
+        self.open.len() + self.behind.len() + self.ended.len()
+    }
+
     pub(super) fn take_ended(&mut self) -> Vec<Ended> {
         std::mem::take(&mut self.ended)
     }
@@ -220,6 +280,27 @@ impl Calls {
             self.unsent.remove(&id);
             self.ended.push(Ended { caller: call.caller, outcome });
         }
+    }
+}
+
+/// Whether an outcome is one of this command's.
+fn fits(command: &MetadataCommand, outcome: &MetadataOutcome) -> bool {
+    match (command, outcome) {
+        (MetadataCommand::CreateTopic(command), MetadataOutcome::TopicCreated(topic)) => command.topic == *topic,
+        (MetadataCommand::DeleteTopic(command), MetadataOutcome::TopicDeleted(topic)) => command.topic == *topic,
+        (MetadataCommand::FormCluster(_), MetadataOutcome::ClusterFormed)
+        | (MetadataCommand::RegisterNode(_), MetadataOutcome::NodeRegistered)
+        | (MetadataCommand::AllocateProducerIds(_), MetadataOutcome::ProducerIds { .. })
+        | (MetadataCommand::SetNodeLiveness(_), MetadataOutcome::LivenessSet) => true,
+        (
+            _,
+            MetadataOutcome::ClusterFormed
+            | MetadataOutcome::NodeRegistered
+            | MetadataOutcome::TopicCreated(_)
+            | MetadataOutcome::TopicDeleted(_)
+            | MetadataOutcome::ProducerIds { .. }
+            | MetadataOutcome::LivenessSet,
+        ) => false,
     }
 }
 
@@ -306,7 +387,7 @@ mod tests {
     }
 
     fn response(version: u64) -> MetadataResponse {
-        let outcome = MetadataOutcome::ProducerIds { first: ProducerId(5), count: 1 };
+        let outcome = MetadataOutcome::TopicDeleted(TopicId(Uuid([7; 16])));
         MetadataResponse { version: ImageVersion(version), result: Ok(outcome) }
     }
 
@@ -335,13 +416,31 @@ mod tests {
         calls.poll(NOW, OWN, Some(LEADER), &mut steps);
         calls.not_proposed(0);
         calls.poll(NOW, OWN, Some(OWN), &mut steps);
+        assert_eq!(steps.len(), 1, "not at once: whoever turned it down would do so again");
+        let later = calls.next_deadline().unwrap();
+        assert!(later <= NOW + RETRY);
+        calls.poll(later, OWN, Some(OWN), &mut steps);
         assert_eq!(steps[1], Step::Propose { call: 0 });
         calls.lost(0);
         let ended = calls.take_ended();
         assert_eq!(ended[0].outcome.as_ref().unwrap_err().code, ErrorCode::RequestTimedOut);
         steps.clear();
-        calls.poll(NOW, OWN, Some(OWN), &mut steps);
+        calls.poll(later, OWN, Some(OWN), &mut steps);
         assert!(steps.is_empty());
+    }
+
+    #[test]
+    fn an_answer_to_another_call_answers_nothing() {
+        let mut calls = Calls::new(BootNumber(3));
+        calls.start(NOW, command(), caller());
+        let mut steps = Vec::new();
+        calls.poll(NOW, OWN, Some(LEADER), &mut steps);
+        assert!(!calls.is_at(0, LEADER), "a call of an earlier process had this number");
+        let call = 3 << 32;
+        assert!(calls.is_at(call, LEADER) && !calls.is_at(call, NodeId(3)));
+        let other = MetadataOutcome::ProducerIds { first: ProducerId(5), count: 1 };
+        calls.answered(call, MetadataResponse { version: ImageVersion(1), result: Ok(other) }, ImageVersion(1));
+        assert_eq!(calls.take_ended()[0].outcome.as_ref().unwrap_err().code, ErrorCode::UnknownServerError);
     }
 
     #[test]

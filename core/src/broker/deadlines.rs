@@ -25,6 +25,10 @@ impl Deadlines {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.by_request.len()
+    }
+
     pub(super) fn next(&self) -> Option<Monotonic> {
         self.by_time.first().map(|&(at, _)| at)
     }

@@ -13,6 +13,18 @@ use crate::{
 
 impl Broker {
     pub(super) fn heard_hello(&mut self, from: NodeId, _boot: BootNumber, _cluster: Option<ClusterId>, hello: &Hello) {
+        // A running peer that knew this node by another directory rejects our frames as those of an old process, so that
+        // nobody could tell us what the cluster was formed with; but its hello says which directory it knew.
+        if let Some(seen) = hello.seen.filter(|seen| seen.directory != self.identity.directory)
+            && !hello.empty
+        {
+            self.exit.get_or_insert(Exit::Refused(format!(
+                "node {} is known to node {from} with data directory {}, but this directory is {}: its disk was replaced or \
+                 --data-dir names another place; start it with its own directory, or give the new one a node id of its own",
+                self.config.node, seen.directory, self.identity.directory
+            )));
+            return;
+        }
         self.formation.hello(from, hello.configuration, hello.empty);
     }
 

@@ -30,7 +30,8 @@ impl Broker {
         self.image = image;
         let creations: Vec<GroupCreation> = delta.creations(self.config.node, self.identity.directory).collect();
         for creation in creations {
-            if !self.replicas.contains_key(&creation.group) {
+            // A replica that was removed is not there again because an old image is: it would vote with an empty log.
+            if !self.replicas.contains_key(&creation.group) && !self.destroyed.contains(&creation.group) {
                 self.create_group(now, creation);
             }
         }
@@ -44,11 +45,16 @@ impl Broker {
             self.remove_group(*group);
         }
         self.leaders.forget(deleted);
+        self.destroyed.retain(|group| !self.image.is_deleted(*group));
+        // Whoever is not in the image by now asked for another node's vote, or is yet to come.
+        self.early.retain(|group, _| !self.image.is_deleted(*group) && self.image.topic_of_group(*group).is_none());
         // Leaders propose what changed for their groups, or could not be prepared without the image.
         for topic in delta.changed.iter().chain(&delta.created) {
             for partition in &topic.partitions {
                 if let Some(replica) = self.replicas.get_mut(&partition.group) {
-                    replica.serving &= replica.is_configured(topic.configs_version);
+                    if !replica.is_configured(topic.configs_version) {
+                        replica.served_term = None;
+                    }
                     self.dirty.insert(partition.group);
                 }
             }
@@ -81,6 +87,7 @@ impl Broker {
         };
         self.replicas.insert(id, Replica::new(group, creation, machine));
         self.miss_leader(now, id, false);
+        self.take_early(id);
         self.mark(id);
     }
 
@@ -98,6 +105,7 @@ impl Broker {
         }
         self.watch.wake(id);
         self.dirty.remove(&id);
+        self.destroyed.insert(id);
         if let Machine::Partition(partition) = replica.machine {
             self.removals.push(partition.log.remove());
         }

@@ -19,6 +19,37 @@ pub struct Inspection {
     pub tail_bytes: usize,
     /// Bytes that wait for the WAL.
     pub wal_queued_bytes: usize,
+    pub outstanding: Outstanding,
+}
+
+/// How much waits for something, by what remembers it. All zero on a node that nobody asks anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outstanding {
+    /// Requests of clients that are started and not answered.
+    pub requests: usize,
+    /// Requests that a partition wakes.
+    pub watched: usize,
+    /// Requests with a time limit.
+    pub deadlines: usize,
+    /// Calls to the metadata group.
+    pub calls: usize,
+    /// Commands that are queued or proposed and that somebody waits for.
+    pub commands: usize,
+    /// Confirmations of leadership.
+    pub confirmations: usize,
+    /// Reads from the disk.
+    pub reads: usize,
+    /// Requests that wait for producer ids.
+    pub producer_ids: usize,
+}
+
+/// How closely to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Positions and roles: cheap enough for every turn.
+    Shallow,
+    /// Hashes of states and contents as well, which read all of them.
+    Deep,
 }
 
 /// One replica of it.
@@ -35,25 +66,27 @@ pub struct GroupInspection {
     pub commit: LogIndex,
     pub applied: LogIndex,
     pub last: LogIndex,
-    /// Equal on replicas that applied the same entries.
-    pub state_hash: u64,
+    /// Equal on replicas that applied the same entries. Only if looked at deeply.
+    pub state_hash: Option<u64>,
     pub log_start: Offset,
     pub next_offset: Offset,
-    /// Equal on replicas with the same next offset.
+    /// Equal on replicas with the same next offset. Only if looked at deeply.
     pub content: Option<Content>,
 }
 
 impl Broker {
-    pub(crate) fn inspect(&self) -> Inspection {
+    /// `requests`: how many are started and not answered.
+    pub(crate) fn inspect(&self, depth: Depth, requests: usize) -> Inspection {
         let groups = self.replicas.iter().map(|(id, replica)| {
             let group = &replica.group;
+            let deep = depth == Depth::Deep;
             let (state_hash, log_start, next_offset, content) = match &replica.machine {
-                Machine::Metadata(state) => (state.state_hash(), Offset(0), Offset(0), None),
+                Machine::Metadata(state) => (deep.then(|| state.state_hash()), Offset(0), Offset(0), None),
                 Machine::Partition(partition) => (
-                    partition.state.state_hash(),
+                    deep.then(|| partition.state.state_hash()),
                     partition.state.log_start(),
                     partition.state.next_offset(),
-                    Some(partition.log.content()),
+                    deep.then(|| partition.log.content()),
                 ),
             };
             GroupInspection {
@@ -63,7 +96,7 @@ impl Broker {
                 role: group.role(),
                 term: group.term(),
                 leader: group.leader(),
-                serving: replica.serving,
+                serving: replica.is_serving(),
                 commit: group.commit_index(),
                 applied: group.applied(),
                 last: group.last_index(),
@@ -81,6 +114,16 @@ impl Broker {
             entry_bytes: self.replicas.values().map(|replica| replica.group.cached_bytes()).sum(),
             tail_bytes: partitions().map(|partition| partition.log.memory_bytes()).sum(),
             wal_queued_bytes: self.wal.queued_bytes(),
+            outstanding: Outstanding {
+                requests,
+                watched: self.watch.len(),
+                deadlines: self.deadlines.len(),
+                calls: self.calls.len(),
+                commands: self.replicas.values().map(|replica| replica.queue.len() + replica.proposed.len()).sum(),
+                confirmations: self.replicas.values().map(|replica| replica.confirming.len()).sum(),
+                reads: self.reads.len(),
+                producer_ids: self.producer_ids.waiting(),
+            },
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing here affects safety. A node acts on its own observation of its peers only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Broker, Replica, replica::Machine};
 use crate::{
@@ -22,6 +22,13 @@ const PREFERRED_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
 const TRANSFERS_MAX: usize = 50;
 /// Duties are looked at once in so many ticks.
 const DUTY_TICKS: u64 = 5;
+<<<<<<< HEAD
+/// A new leader of the metadata group lets all nodes connect before it calls one of them down: it may just have started.
+const CONNECT_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+=======
+/// A node that went down is still named to clients for so long: Kafka's is the session of a broker.
+const LISTED_AFTER_DOWN: std::time::Duration = std::time::Duration::from_secs(30);
+>>>>>>> main
 /// Entries that an in-sync replica may be behind.
 const IN_SYNC_LAG_MAX: u64 = 1000;
 
@@ -29,6 +36,26 @@ const IN_SYNC_LAG_MAX: u64 = 1000;
 #[derive(Debug, Default)]
 pub(super) struct Liveness {
     proposed: BTreeMap<NodeId, (bool, Term)>,
+<<<<<<< HEAD
+    /// Since when this node leads the metadata group.
+    since: Option<Monotonic>,
+}
+
+/// Where a leader is missed.
+#[derive(Debug, Default)]
+pub(super) struct Campaigns {
+    /// Groups that may have a campaign; whoever ends one leaves it to the next look to take it out.
+    groups: BTreeSet<GroupId>,
+    /// When the first campaign is due, or earlier.
+    pub(super) at: Option<Monotonic>,
+    /// Other nodes are up than before: whoever waited for one that is gone moves up at once.
+    view_changed: bool,
+=======
+    /// Nodes that went down, as the metadata have it, and when this node saw that.
+    went_down: BTreeMap<NodeId, Monotonic>,
+    /// Those of them that clients are still told about.
+    pub(super) lately_down: BTreeSet<NodeId>,
+>>>>>>> main
 }
 
 impl Broker {
@@ -46,38 +73,46 @@ impl Broker {
         if ignore_lease {
             replica.group.ignore_lease(true);
         }
-        if replica.campaign.is_none() {
+        // Whoever is about to stop votes, and leaves it to the others to lead.
+        if replica.campaign.is_none() && !self.shutdown.has_begun() {
             let electorate = electorate(&self.peers, replica);
-            replica.campaign = Some(electorate.start(now, &mut self.jitter));
-        }
-    }
-
-    pub(super) fn campaign_where_due(&mut self, now: Now) {
-        for (id, replica) in &mut self.replicas {
-            let Some(mut campaign) = replica.campaign.take() else { continue };
-            if campaign.next_deadline().is_none_or(|at| at <= now.monotonic) {
-                let electorate = electorate(&self.peers, replica);
-                if campaign.poll(now.monotonic, &electorate.as_ref(), &mut self.jitter) {
-                    replica.group.campaign();
-                    self.dirty.insert(*id);
-                }
-            }
+            let campaign = electorate.start(now, &mut self.jitter);
+            self.campaigns.at = earliest(self.campaigns.at, campaign.next_deadline());
+            self.campaigns.groups.insert(group);
             replica.campaign = Some(campaign);
         }
     }
 
-    pub(super) fn campaigns_deadline(&self) -> Option<Monotonic> {
-        let deadlines = self.replicas.values().filter_map(|replica| replica.campaign.as_ref()?.next_deadline());
-        deadlines.fold(None, |soonest, at| earliest(soonest, Some(at)))
+    pub(super) fn campaign_where_due(&mut self, now: Now) {
+        let view_changed = std::mem::take(&mut self.campaigns.view_changed);
+        if !view_changed && self.campaigns.at.is_none_or(|at| at > now.monotonic) {
+            return;
+        }
+        let mut next = None;
+        let Self { campaigns, replicas, peers, jitter, dirty, shutdown, .. } = self;
+        campaigns.groups.retain(|id| {
+            let Some(replica) = replicas.get_mut(id) else { return false };
+            let Some(mut campaign) = replica.campaign.take().filter(|_| !shutdown.has_begun()) else { return false };
+            if view_changed || campaign.next_deadline().is_some_and(|at| at <= now.monotonic) {
+                let electorate = electorate(peers, replica);
+                if campaign.poll(now.monotonic, &electorate.as_ref(), jitter) {
+                    replica.group.campaign();
+                    dirty.insert(*id);
+                }
+            }
+            next = earliest(next, campaign.next_deadline());
+            replica.campaign = Some(campaign);
+            true
+        });
+        campaigns.at = next;
     }
 
     /// A group's term, role or leader changed here.
     pub(super) fn follow_leader(&mut self, now: Now, id: GroupId, term: Term, leader: Option<NodeId>, leads: bool) {
         let replica = self.replicas.get_mut(&id).expect("the caller looked it up");
-        if let Some(node) = leader.filter(|node| self.peers.is_up(*node)) {
+        if leader.is_some_and(|node| self.peers.is_up(node)) {
             replica.campaign = None;
             replica.group.ignore_lease(false);
-            let _ = node;
         }
         if leads {
             let in_sync = in_sync(replica);
@@ -97,6 +132,7 @@ impl Broker {
 
     /// A peer cannot be reached: the groups it leads need another leader.
     pub(super) fn peer_down(&mut self, now: Now, node: NodeId) {
+        self.campaigns.view_changed = true;
         let groups: Vec<GroupId> = self
             .replicas
             .iter()
@@ -112,6 +148,7 @@ impl Broker {
 
     /// A peer is reachable again: if it still leads its groups, nobody needs to campaign.
     pub(super) fn peer_up(&mut self, node: NodeId) {
+        self.campaigns.view_changed = true;
         for replica in self.replicas.values_mut() {
             if replica.leader_node() == Some(node) {
                 replica.campaign = None;
@@ -161,7 +198,7 @@ impl Broker {
         for (id, replica) in &mut self.replicas {
             let preferred = replica.creation.members.iter().find(|member| member.voter);
             let Some(preferred) = preferred.filter(|member| member.node != self.config.node) else { continue };
-            let able = replica.serving
+            let able = replica.is_serving()
                 && self.peers.is_up(preferred.node)
                 && replica.group.progress_of(preferred.replica).is_some_and(|progress| {
                     progress.state == ReplicationState::Replicate
@@ -183,13 +220,28 @@ impl Broker {
     }
 
     /// The leader of the metadata group tells it which nodes are up.
-    fn watch_nodes(&mut self, _now: Now) {
+    fn watch_nodes(&mut self, now: Now) {
+<<<<<<< HEAD
+=======
+        for node in self.image.nodes() {
+            if node.is_live() {
+                self.liveness.went_down.remove(&node.id);
+            } else {
+                self.liveness.went_down.entry(node.id).or_insert(now.monotonic);
+            }
+        }
+        let lately = |since: &Monotonic| now.monotonic.since(*since) < LISTED_AFTER_DOWN;
+        self.liveness.lately_down =
+            self.liveness.went_down.iter().filter(|(_, since)| lately(since)).map(|(node, _)| *node).collect();
+>>>>>>> main
         let Some(replica) = self.replicas.get(&GroupId::METADATA) else { return };
-        if !replica.serving {
-            self.liveness.proposed.clear();
+        if !replica.is_serving() {
+            self.liveness = Liveness::default();
             return;
         }
         let term = replica.group.term();
+        let since = *self.liveness.since.get_or_insert(now.monotonic);
+        let had_time = now.monotonic.since(since) >= CONNECT_MAX;
         let mut changes = Vec::new();
         for node in self.image.nodes() {
             let Some(registration) = &node.registration else { continue };
@@ -197,7 +249,7 @@ impl Broker {
             let asked = self.liveness.proposed.get(&node.id) == Some(&(up, term));
             if up == node.up {
                 self.liveness.proposed.remove(&node.id);
-            } else if !asked && self.peers.boot_of(node.id).is_some_and(|boot| boot == registration.boot || !up) {
+            } else if !asked && if up { self.peers.boot_of(node.id) == Some(registration.boot) } else { had_time } {
                 changes.push(SetNodeLiveness { node: node.id, boot: registration.boot, up });
             }
         }
@@ -293,8 +345,9 @@ impl Broker {
             stamp: now.wall,
         };
         if replica.group.propose(vec![(header.encode(), data)]).is_err() {
-            // Not now: asked again with the next change of role or image.
+            // Leadership is being handed over, or much is not applied yet: the next tick asks again, not this turn.
             replica.configured = None;
+            return;
         }
         self.dirty.insert(id);
     }

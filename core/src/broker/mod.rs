@@ -29,11 +29,12 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use ::raft::prelude::Message;
 use slog::{Logger, error, info};
 
 pub use append::Refusal;
 pub(crate) use apply::apply_entry;
-pub use inspect::{GroupInspection, Inspection};
+pub use inspect::{Depth, GroupInspection, Inspection, Outstanding};
 pub(crate) use replica::Replica;
 pub(crate) use replica::{Machine, Partition};
 pub use views::{Leader, View};
@@ -41,7 +42,7 @@ pub use views::{Leader, View};
 use self::{
     controller::{Calls, Forwarded},
     deadlines::Deadlines,
-    leadership::Liveness,
+    leadership::{Campaigns, Liveness},
     producer_ids::ProducerIds,
     reads::Reads,
     shutdown::Shutdown,
@@ -77,8 +78,8 @@ pub(crate) struct Start {
     pub(crate) wal: Wal,
     pub(crate) recovered: WriteNumber,
     pub(crate) replicas: BTreeMap<GroupId, Replica>,
-    /// Groups whose removal a crash may have interrupted.
-    pub(crate) removals: Vec<Removal>,
+    /// Groups that were removed; a crash may have interrupted that.
+    pub(crate) destroyed: BTreeSet<GroupId>,
     /// Operations of partitions' files under way.
     pub(crate) segment_operations: BTreeMap<OperationId, GroupId>,
     pub(crate) ids: OperationIds,
@@ -112,6 +113,11 @@ pub struct Broker {
     forming: bool,
     leaders: Leaders,
     liveness: Liveness,
+    campaigns: Campaigns,
+    /// Requests for the votes of replicas that are not here yet.
+    early: BTreeMap<GroupId, (NodeId, peer::Envelope, Message)>,
+    /// Groups that this node removed and that its image may still show, because it is read again after a start.
+    destroyed: BTreeSet<GroupId>,
     calls: Calls,
     registered: bool,
     register_at: Monotonic,
@@ -124,6 +130,8 @@ pub struct Broker {
     ticks: u64,
     flush_at: Monotonic,
     wal_full: bool,
+    /// Applied batches hold as much memory as they may: nothing more is applied until segments were written.
+    tails_full: bool,
     shutdown: Shutdown,
     mint: Stream,
     jitter: Stream,
@@ -137,7 +145,7 @@ impl Broker {
     ///
     /// [`Exit::Damaged`] if the record of the cluster's formation cannot be read.
     pub(crate) fn new(now: Now, start: Start) -> Result<Self, Exit> {
-        let Start { config, logger, keeper, wal, recovered, replicas, removals, segment_operations, ids } = start;
+        let Start { config, logger, keeper, wal, recovered, replicas, destroyed, segment_operations, ids } = start;
         let identity = keeper.identity().expect("a start ends with its identity durable").clone();
         let own = peer::Identity {
             node: config.node,
@@ -148,6 +156,7 @@ impl Broker {
             advertised: config.advertised.clone(),
             rack: config.rack.clone(),
         };
+        let wal_full = wal.is_full();
         let stream = |purpose| Stream::new(config.seed, config.node, purpose, identity.boot.0);
         let mut peers = Peers::new(own, recovered, stream("peers"));
         let addresses = config.peers.iter().map(|peer| (peer.node, peer.address.clone())).collect();
@@ -170,7 +179,7 @@ impl Broker {
             dirty: replicas.keys().copied().collect(),
             replicas,
             group_output: GroupOutput::default(),
-            removals,
+            removals: destroyed.iter().copied().map(Removal::new).collect(),
             segment_operations,
             forward_answers: Vec::new(),
             image: MetadataImage::empty(),
@@ -180,7 +189,10 @@ impl Broker {
             forming: false,
             leaders: Leaders::new(config.node),
             liveness: Liveness::default(),
-            calls: Calls::default(),
+            campaigns: Campaigns::default(),
+            early: BTreeMap::new(),
+            destroyed,
+            calls: Calls::new(identity.boot),
             registered: false,
             register_at: now.monotonic,
             producer_ids: ProducerIds::default(),
@@ -191,7 +203,8 @@ impl Broker {
             tick_at: now.monotonic + limits::TICK,
             ticks: 0,
             flush_at: now.monotonic,
-            wal_full: false,
+            wal_full,
+            tails_full: false,
             shutdown: Shutdown::default(),
             mint: stream("mint"),
             jitter: stream("campaign"),
@@ -255,7 +268,6 @@ impl Broker {
             self.advance_groups(now, effects);
             self.advance_metadata(now, effects);
             self.send_forward_answers(now);
-            self.wal.poll(now, effects, &mut self.ids, &mut self.wal_events);
             if self.dirty.is_empty() && self.peer_events.is_empty() && self.wal_events.is_empty() {
                 break;
             }
@@ -268,7 +280,13 @@ impl Broker {
 
     /// Ends a turn: what was gathered leaves.
     pub(crate) fn finish(&mut self, now: Now, effects: &mut Effects) {
+<<<<<<< HEAD
+=======
         self.advance(now, effects);
+        // Once per turn, when everything that the turn appends is there: it shares one write and one sync.
+        self.wal.poll(now, effects, &mut self.ids, &mut self.wal_events);
+        self.take_wal_events(now);
+>>>>>>> main
         self.write_behind(now, effects);
         self.advance_shutdown(now);
         self.peers.set_durable(self.wal.durable());
@@ -296,16 +314,23 @@ impl Broker {
         self.producer_ids.forget(request);
     }
 
+    /// Its connection is gone before it was answered.
+    pub(crate) fn abandon(&mut self, request: RequestId) {
+        self.forget(request);
+        self.withdraw_if_crowded(request);
+    }
+
     pub(crate) fn set_deadline(&mut self, request: RequestId, at: Monotonic) {
         self.deadlines.set(request, at);
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Monotonic> {
         let fixed = [Some(self.tick_at), self.wal.next_deadline(), self.peers.next_deadline(), self.deadlines.next()];
-        let rest = [self.calls.next_deadline(), self.campaigns_deadline(), self.formation.next_deadline()];
+        let rest = [self.calls.next_deadline(), self.campaigns.at, self.formation.next_deadline()];
         let earliest_of = fixed.into_iter().chain(rest).fold(None, earliest);
         // What is left over from this turn is done in the next one, at once.
-        if self.peer_events.is_empty() && self.dirty.is_empty() { earliest_of } else { Some(Monotonic(0)) }
+        let idle = self.peer_events.is_empty() && self.dirty.is_empty() && self.events.is_empty();
+        if idle { earliest_of } else { Some(Monotonic(0)) }
     }
 
     fn expire(&mut self, now: Now) {

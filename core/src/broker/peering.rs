@@ -35,20 +35,26 @@ impl Broker {
                     info!(self.logger, "a node cannot be reached"; "node" => node.0);
                     self.peer_down(now, node);
                 }
-                PeerEvent::Unreachable(node) => self.unreachable(node),
+                PeerEvent::Unreachable(node) => {
+                    self.unreachable(node);
+                    // A call may have been lost with the link; what became of it is unknown.
+                    self.calls.peer_lost(node);
+                }
                 PeerEvent::Hello { from, boot, cluster, hello } => self.heard_hello(from, boot, cluster, &hello),
                 PeerEvent::Raft { from, envelope, message } => self.step(from, envelope, message),
                 PeerEvent::Control { from, kind, bytes } => match kind {
                     FORMATION => self.heard_formation(from, &bytes),
                     GOSSIP => {
-                        if self.leaders.merge(from, &bytes, &self.image).is_err() {
-                            warn!(self.logger, "gossip about leaders cannot be read"; "from" => from.0);
+                        match self.leaders.merge(from, &bytes, &self.image) {
+                            // Whoever created a topic waits for its leaders.
+                            Ok(changed) => changed.into_iter().for_each(|group| self.watch.wake(group)),
+                            Err(_) => warn!(self.logger, "gossip about leaders cannot be read"; "from" => from.0),
                         }
                     }
                     controller::FORWARD => self.forwarded(now, from, &bytes),
                     controller::FORWARDED => self.forward_answered(from, &bytes),
                     unknown => {
-                        warn!(self.logger, "a message of an unknown kind"; "from" => from.0, "kind" => unknown.0)
+                        warn!(self.logger, "a message of an unknown kind"; "from" => from.0, "kind" => unknown.0);
                     }
                 },
                 PeerEvent::Rejected { from, reason, .. } => {

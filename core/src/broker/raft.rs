@@ -1,5 +1,6 @@
 //! Drives the Raft groups: ticks, messages, writes, commits.
 
+use raft::prelude::{Message, MessageType};
 use slog::{debug, warn};
 
 use super::{Broker, replica::Owner};
@@ -10,6 +11,7 @@ use crate::{
     limits,
     log::record::WalEvent,
     replication::{
+        RaftMessage,
         group::{ReadError, ReadToken, Role, RoleChange},
         peer::Envelope,
     },
@@ -34,7 +36,10 @@ impl Broker {
             if replica.group.has_unacknowledged() {
                 replica.group.beat();
             }
-            self.dirty.insert(*id);
+            // A leader that does not serve may have been refused what it had to propose first.
+            if replica.group.has_work() || (replica.group.is_leader() && !replica.is_serving()) {
+                self.dirty.insert(*id);
+            }
         }
         self.tick_duties(now);
     }
@@ -77,7 +82,7 @@ impl Broker {
         // Every pass may make another necessary: an entry that is applied frees budget for proposals.
         for pass in 0.. {
             let Some(replica) = self.replicas.get_mut(&id) else { break };
-            if replica.serving {
+            if replica.is_serving() {
                 replica.propose_queued(Self::wall(now));
             }
             replica.group.poll(&mut out);
@@ -127,6 +132,9 @@ impl Broker {
         use crate::replication::group::Committed;
         loop {
             let Some(replica) = self.replicas.get_mut(&id) else { return };
+            if self.tails_full && replica.partition().is_some() {
+                return;
+            }
             match replica.group.next_committed(APPLY_BYTES) {
                 Ok(Committed::Entries(entries)) => {
                     let last = entries.last().expect("never empty").index;
@@ -150,10 +158,10 @@ impl Broker {
     /// A new leader serves once its own first entry, and so everything before it, is applied.
     fn start_serving(&mut self, now: Now, id: GroupId) {
         let Some(replica) = self.replicas.get_mut(&id) else { return };
-        if replica.group.is_leader() && !replica.serving && replica.group.applied_is_current_term() {
+        if replica.group.is_leader() && !replica.is_serving() && replica.group.applied_is_current_term() {
             let ready = self.prepare_leader(now, id);
             if ready && let Some(replica) = self.replicas.get_mut(&id) {
-                replica.serving = true;
+                replica.served_term = Some(replica.group.term());
                 self.dirty.insert(id);
                 self.watch.wake(id);
             }
@@ -163,7 +171,8 @@ impl Broker {
     fn role_changed(&mut self, now: Now, id: GroupId, change: RoleChange) {
         debug!(self.logger, "role changed"; "group" => id.0, "term" => change.term.0, "role" => ?change.role, "leader" => change.leader.map(|leader| leader.0));
         let replica = self.replicas.get_mut(&id).expect("its own poll reported this");
-        replica.serving = false;
+        replica.served_term = None;
+        replica.handing_over = false;
         replica.configured = None;
         replica.preferred_since = None;
         let leads = change.role == Role::Leader;
@@ -232,8 +241,16 @@ impl Broker {
     }
 
     /// A message of another node's replica.
-    pub(super) fn step(&mut self, from: NodeId, envelope: Envelope, message: raft::prelude::Message) {
+<<<<<<< HEAD
+    pub(super) fn step(&mut self, from: NodeId, envelope: Envelope, message: RaftMessage) {
         let Some(replica) = self.replicas.get_mut(&envelope.group) else { return };
+=======
+    pub(super) fn step(&mut self, from: NodeId, envelope: Envelope, message: Message) {
+        let Some(replica) = self.replicas.get_mut(&envelope.group) else {
+            self.keep_early(from, envelope, message);
+            return;
+        };
+>>>>>>> broker
         let known = envelope.to == replica.group.replica()
             && envelope.epoch == FIRST_EPOCH
             && replica.creation.member(envelope.from).is_some_and(|member| member.node == from);
@@ -244,5 +261,26 @@ impl Broker {
             debug!(self.logger, "a message was dropped"; "group" => envelope.group.0, "from" => from.0, "reason" => %refused);
         }
         self.dirty.insert(envelope.group);
+    }
+
+    /// The first replica of a new topic to hear of it campaigns at once, often before others have heard of it too. Their
+    /// votes wait for them; otherwise the next in rank would be elected, and hand over a moment later.
+    fn keep_early(&mut self, from: NodeId, envelope: Envelope, message: Message) {
+        let asks_for_vote = message.msg_type == MessageType::MsgRequestPreVote as i32
+            || message.msg_type == MessageType::MsgRequestVote as i32;
+        // Anything else is sent again, and what carries bytes would keep its frame in memory.
+        let is_small = message.entries.is_empty() && message.snapshot.is_none() && message.context.is_empty();
+        let may_come = !self.image.is_deleted(envelope.group) && !self.destroyed.contains(&envelope.group);
+        let room = self.early.len() < limits::EARLY_VOTES_MAX || self.early.contains_key(&envelope.group);
+        if asks_for_vote && is_small && may_come && room {
+            self.early.insert(envelope.group, (from, envelope, message));
+        }
+    }
+
+    /// A replica that somebody asked for its vote already came to be.
+    pub(super) fn take_early(&mut self, group: GroupId) {
+        if let Some((from, envelope, message)) = self.early.remove(&group) {
+            self.step(from, envelope, message);
+        }
     }
 }

@@ -31,9 +31,10 @@ use crate::{
 #[derive(Debug)]
 pub enum ReadStart {
     Ready(Vec<Bytes>),
-    /// An [`Event::Read`] will follow; about so many bytes.
+    /// An [`Event::Read`] will follow: about so many bytes, in a buffer of so many.
     Waiting {
         bytes: usize,
+        read_bytes: usize,
     },
     Empty,
     OutOfRange,
@@ -101,6 +102,11 @@ impl Reads {
         self.open.contains_key(&operation)
     }
 
+    /// Reads under way.
+    pub(super) fn len(&self) -> usize {
+        self.open.len() + self.entries.len()
+    }
+
     pub(super) fn take_operations(&mut self, effects: &mut Effects) {
         effects.disk.append(&mut self.start);
     }
@@ -133,10 +139,11 @@ impl Broker {
             ReadResult::Ready(batches) if batches.bytes == 0 => ReadStart::Empty,
             ReadResult::Ready(batches) => ReadStart::Ready(batches.slices),
             ReadResult::NeedsDisk(plan) => {
-                let bytes = plan.bytes().min(bytes_max.max(1));
+                let read_bytes = plan.bytes();
+                let bytes = read_bytes.min(bytes_max.max(1));
                 let id = self.ids.next_id();
                 self.reads.start(id, plan.action(), Purpose::Fetch { group, plan, waiter });
-                ReadStart::Waiting { bytes }
+                ReadStart::Waiting { bytes, read_bytes }
             }
             ReadResult::Empty => ReadStart::Empty,
             ReadResult::OutOfRange => ReadStart::OutOfRange,

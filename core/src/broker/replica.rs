@@ -37,8 +37,9 @@ pub(crate) struct Replica {
     pub(super) confirming: BTreeMap<ReadToken, Waiter>,
     /// Runs while no leader is known.
     pub(super) campaign: Option<Campaign>,
-    /// A leader's own first entry is applied: it serves.
-    pub(super) serving: bool,
+    /// The term in which this replica, as leader, has applied its own first entry. Nothing else makes it serve: a term
+    /// that passed meanwhile ends that, however short it was and whoever led it.
+    pub(super) served_term: Option<Term>,
     /// The image version of the last Configure that this leadership proposed.
     pub(super) configured: Option<ImageVersion>,
     /// A shutdown asked another replica to lead.
@@ -99,11 +100,16 @@ impl Replica {
             next_token: 0,
             confirming: BTreeMap::new(),
             campaign: None,
-            serving: false,
+            served_term: None,
             configured: None,
             handing_over: false,
             preferred_since: None,
         }
+    }
+
+    /// Leads, has applied its own first entry, and has the configuration it needs.
+    pub(super) fn is_serving(&self) -> bool {
+        self.served_term == Some(self.group.term()) && self.group.is_leader()
     }
 
     pub(super) fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {

@@ -6,9 +6,8 @@ use slog::info;
 
 use super::Broker;
 use crate::{
-    ids::ReplicaId,
     io::Exit,
-    replication::group::ReplicationState,
+    replication::group::{ReplicaProgress, ReplicationState},
     time::{Monotonic, Now},
 };
 
@@ -35,7 +34,7 @@ impl Broker {
         }
     }
 
-    /// Called every turn; asks again where a transfer was refused or timed out, and ends once nothing is led.
+    /// Called every turn; asks where somebody is able to take over now, and ends once nothing is led.
     pub(super) fn advance_shutdown(&mut self, now: Now) {
         let Some(give_up) = self.shutdown.give_up else { return };
         let leads = self.hand_over();
@@ -52,26 +51,25 @@ impl Broker {
                 continue;
             }
             let own = replica.group.replica();
-            let best: Option<ReplicaId> = replica
+            let candidates: Vec<ReplicaProgress> = replica
                 .group
                 .progress()
                 .into_iter()
                 .filter(|member| {
                     member.replica != own
                         && replica.group.membership().is_voter(member.replica)
-                        && member.state == ReplicationState::Replicate
                         && replica.creation.member(member.replica).is_some_and(|m| self.peers.is_up(m.node))
                 })
-                .max_by_key(|member| member.matched)
-                .map(|member| member.replica);
-            if let Some(best) = best {
-                leads = true;
-                if !replica.handing_over {
-                    replica.handing_over = true;
-                    // A refusal means that this replica stopped leading meanwhile.
-                    let _ = replica.group.transfer_leader(best);
-                    self.dirty.insert(*id);
-                }
+                .collect();
+            leads |= !candidates.is_empty();
+            let ready = candidates.into_iter().filter(|member| member.state == ReplicationState::Replicate);
+            if let Some(best) = ready.max_by_key(|member| member.matched)
+                && !replica.handing_over
+            {
+                replica.handing_over = true;
+                // A refusal means that this replica stopped leading meanwhile.
+                let _ = replica.group.transfer_leader(best.replica);
+                self.dirty.insert(*id);
             }
         }
         leads

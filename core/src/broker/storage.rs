@@ -3,13 +3,14 @@
 //! Invariant: few files are synced at a time, and only when enough waits for it: a partition's own bytes, or the bytes
 //! of all partitions that are held in memory. The WAL holds every batch until then and after.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::Broker;
 use crate::{
-    ids::OperationId,
+    ids::{GroupId, OperationId},
     io::{DiskError, DiskOutput, Effects, Exit},
     limits::{SEGMENT_FILES_MAX, SEGMENT_WRITE_BYTES_MAX, SHARD_TAIL_BYTES_MAX, TAIL_KEEP_BYTES},
+    log::segment::fewest_to_write,
     time::Now,
 };
 
@@ -29,28 +30,36 @@ impl Broker {
             return;
         }
         self.flush_at = now.monotonic + LOOK_INTERVAL;
-        let mut memory = 0;
-        let mut writing = 0;
-        for replica in self.replicas.values() {
-            if let Some(partition) = replica.partition() {
-                memory += partition.log.memory_bytes();
-                writing += usize::from(partition.log.is_writing());
-            }
-        }
+        let logs = || self.replicas.iter().filter_map(|(id, replica)| Some((*id, &replica.partition()?.log)));
+        let memory: usize = logs().map(|(_, log)| log.memory_bytes()).sum();
+        let mut writing = logs().filter(|(_, log)| log.is_writing()).count();
         let pressed = memory > SHARD_TAIL_BYTES_MAX / 2;
+        let mut wanted: BTreeSet<GroupId> = logs()
+            .filter(|(_, log)| {
+                let old = log.dirty_since().is_some_and(|since| now.monotonic.since(since) >= DIRTY_MAX);
+                log.wants_flush() || old
+            })
+            .map(|(id, _)| id)
+            .collect();
+        if pressed {
+            let excess = (memory - SHARD_TAIL_BYTES_MAX / 2) as u64;
+            wanted.extend(fewest_to_write(logs().map(|(id, log)| (id, log.unwritten_bytes())), excess));
+        }
         for (id, replica) in &mut self.replicas {
             let Some(partition) = replica.partition_mut() else { continue };
             let log = &mut partition.log;
-            let old = log.dirty_since().is_some_and(|since| now.monotonic.since(since) >= DIRTY_MAX);
-            let wanted = log.wants_flush() || old || (pressed && log.unwritten_bytes() > 0);
-            let budget =
-                if wanted && !log.is_writing() && writing < SEGMENT_FILES_MAX { SEGMENT_WRITE_BYTES_MAX } else { 0 };
+            let may_write = wanted.contains(id) && !log.is_writing() && writing < SEGMENT_FILES_MAX;
             let first = effects.disk.len();
-            if log.poll(budget, effects, &mut self.ids) > 0 {
+            if log.poll(if may_write { SEGMENT_WRITE_BYTES_MAX } else { 0 }, effects, &mut self.ids) > 0 {
                 writing += 1;
             }
             self.segment_operations.extend(effects.disk[first..].iter().map(|operation| (operation.id, *id)));
             log.release(if pressed { 0 } else { TAIL_KEEP_BYTES });
+        }
+        // Batches wait in the Raft log, whose own budget then holds producers back, until there is room for them here.
+        let was_full = std::mem::replace(&mut self.tails_full, memory > SHARD_TAIL_BYTES_MAX);
+        if was_full && !self.tails_full {
+            self.dirty.extend(self.replicas.keys());
         }
         self.evict_entries();
     }

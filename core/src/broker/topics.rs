@@ -9,7 +9,7 @@ use super::{
     Broker,
     controller::{Caller, ControllerError, Ended, Forwarded, Step},
     producer_ids,
-    replica::{Machine, Owner, Proposal},
+    replica::{Machine, Owner, Proposal, Replica},
 };
 use crate::{
     api::{Event, Waiter},
@@ -19,7 +19,7 @@ use crate::{
         MetadataCommand, MetadataOutcome, MetadataResponse, TopicName,
         commands::{AllocateProducerIds, CreateTopic, DeleteTopic, RegisterNode},
         node::Registration,
-        placement::{self, Demand},
+        placement::{Demand, Placer},
     },
     session::RequestId,
     time::Now,
@@ -29,10 +29,11 @@ use crate::{
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
 
 impl Broker {
-    /// Places a new topic and proposes it. With `check_only` nothing is proposed, and no event follows.
+    /// Places a new topic, beside others of the same request, and proposes it. With `check_only` nothing is proposed, and no event follows.
     pub(crate) fn create_topic(
         &mut self,
         now: Now,
+        placer: &mut Placer,
         name: &str,
         demand: Demand,
         configs: Vec<(String, String)>,
@@ -44,7 +45,13 @@ impl Broker {
         if self.image.topic_by_name(name).is_some() {
             return Err(ErrorCode::TopicAlreadyExists.into());
         }
-        let partitions = placement::place(&self.image, &demand, self.mint.next_u64())?;
+        if self.calls.is_full() {
+            return Err(ControllerError::new(
+                ErrorCode::RequestTimedOut,
+                "too many changes of the metadata wait for their turn; nothing was done",
+            ));
+        }
+        let partitions = placer.place(&demand, self.mint.next_u64())?;
         let topic = TopicId(crate::ids::Uuid(self.mint.bytes16()));
         let command = CreateTopic { name: name.to_owned(), topic, partitions, configs };
         if check_only {
@@ -60,12 +67,24 @@ impl Broker {
     }
 
     /// Creates a topic that a client asked about, with the defaults.
-    pub(crate) fn create_default_topic(&mut self, now: Now, name: &str, waiter: Waiter) -> Result<(), ControllerError> {
+    pub(crate) fn create_default_topic(
+        &mut self,
+        now: Now,
+        placer: &mut Placer,
+        name: &str,
+        waiter: Waiter,
+    ) -> Result<(), ControllerError> {
         let demand = Demand::numbers(self.config.default_partitions, self.config.default_replication_factor);
-        self.create_topic(now, name, demand, Vec::new(), false, waiter)
+        self.create_topic(now, placer, name, demand, Vec::new(), false, waiter)
     }
 
     pub(crate) fn delete_topic(&mut self, now: Now, topic: TopicId, waiter: Waiter) -> Result<(), ControllerError> {
+        if self.calls.is_full() {
+            return Err(ControllerError::new(
+                ErrorCode::RequestTimedOut,
+                "too many changes of the metadata wait for their turn; nothing was done",
+            ));
+        }
         let command = MetadataCommand::DeleteTopic(DeleteTopic { topic });
         self.calls.start(now.monotonic, command, Caller::Request(waiter));
         Ok(())
@@ -86,7 +105,7 @@ impl Broker {
             self.follow_image(now);
         }
         self.register_if_due(now);
-        if self.producer_ids.should_ask() {
+        if self.producer_ids.should_ask(now.monotonic) {
             let command = AllocateProducerIds { node: self.config.node, count: producer_ids::BLOCK };
             self.calls.start(now.monotonic, MetadataCommand::AllocateProducerIds(command), Caller::ProducerIds);
         }
@@ -127,7 +146,7 @@ impl Broker {
     }
 
     fn leads_metadata(&self) -> bool {
-        self.replicas.get(&GroupId::METADATA).is_some_and(|replica| replica.serving)
+        self.replicas.get(&GroupId::METADATA).is_some_and(Replica::is_serving)
     }
 
     /// Queues a command of the metadata group, which this node leads.
@@ -180,12 +199,11 @@ impl Broker {
             },
             Caller::ProducerIds => match outcome {
                 Ok(MetadataOutcome::ProducerIds { first, count }) => {
-                    for request in self.producer_ids.arrived(first, count) {
+                    for request in self.producer_ids.arrived(now.monotonic, first, count) {
                         self.events.push_back((request, Event::ProducerIds));
                     }
                 }
-                Ok(other) => unreachable!("a block of producer ids was asked for, not {other:?}"),
-                Err(_) => self.producer_ids.failed(),
+                Ok(_) | Err(_) => self.producer_ids.failed(now.monotonic),
             },
         }
     }
@@ -208,6 +226,10 @@ impl Broker {
             warn!(self.logger, "the answer to a forwarded command cannot be read"; "from" => from.0);
             return;
         };
+        if !self.calls.is_at(call, from) {
+            // It was given up meanwhile.
+            return;
+        }
         match outcome {
             Forwarded::Applied(response) => self.calls.answered(call, response, self.image.version()),
             Forwarded::NotProposed => self.calls.not_proposed(call),

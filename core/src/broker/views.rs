@@ -5,7 +5,8 @@ use kauri_protocol::{error::ErrorCode, messages::leader::NodeEndpoint, wire::Str
 use super::{Broker, Refusal, Replica};
 use crate::{
     config::Endpoint,
-    ids::{GroupId, LeaderEpoch, NodeId, Offset, PartitionIndex},
+    ids::{GroupId, LeaderEpoch, NodeId, Offset, PartitionIndex, TopicId},
+    metadata::Node,
     session::RequestId,
 };
 
@@ -51,7 +52,7 @@ impl Broker {
         let replica = self.replicas.get(&group).filter(|replica| replica.group.is_leader());
         let Some(replica) = replica else {
             let leader = self.leader_of(group).map(|known| Leader { node: known.node, epoch: known.epoch });
-            let leader = leader.filter(|leader| leader.node != self.config.node);
+            let leader = leader.filter(|leader| leader.node != self.config.node && self.can_lead(leader.node));
             return Err(Refusal { error: ErrorCode::NotLeaderOrFollower, message: None, leader });
         };
         let current = LeaderEpoch::from_term(replica.group.term());
@@ -61,7 +62,7 @@ impl Broker {
         if epoch != LeaderEpoch::UNKNOWN && epoch > current {
             return Err(ErrorCode::UnknownLeaderEpoch.into());
         }
-        if !replica.serving {
+        if !replica.is_serving() {
             return Err(ErrorCode::OffsetNotAvailable.into());
         }
         Ok(replica)
@@ -94,6 +95,24 @@ impl Broker {
         }
     }
 
+    /// Wakes the request when a partition of the topic moves or gets a leader; the topic's groups.
+    pub(crate) fn watch_topic(&mut self, topic: TopicId, request: RequestId) -> Vec<GroupId> {
+        let partitions = self.image.topic(topic).map(|topic| topic.partitions.as_slice()).unwrap_or_default();
+        let groups: Vec<GroupId> = partitions.iter().map(|partition| partition.group).collect();
+        for group in &groups {
+            self.watch.add(*group, request);
+        }
+        groups
+    }
+
+    /// Whether a client that asks now is told who leads the group, and finds it serving if that is this node.
+    pub(crate) fn is_led(&self, group: GroupId) -> bool {
+        match self.replicas.get(&group) {
+            Some(replica) if replica.group.is_leader() => replica.is_serving(),
+            Some(_) | None => self.leader_of(group).is_some(),
+        }
+    }
+
     /// The newest leader heard of, this node's own replica included.
     pub(crate) fn leader_of(&self, group: GroupId) -> Option<KnownLeader> {
         let gossip = self.leaders.leader(group).map(|known| KnownLeader {
@@ -121,16 +140,24 @@ impl Broker {
         self.image.is_live(node)
     }
 
-    /// Registered nodes that are up, in the order of their ids.
-    pub(crate) fn live_nodes(&self) -> impl Iterator<Item = (NodeId, &Endpoint, Option<&str>)> {
-        self.image.nodes().filter(|node| node.is_live()).filter_map(|node| {
+    /// Whether clients shall be sent to the node as a leader: not if this node has just lost it, although it is not
+    /// known to be down yet. Clients then ask again soon, where an outdated leader would cost them a timeout.
+    pub(crate) fn can_lead(&self, node: NodeId) -> bool {
+        self.peers.is_connected(node)
+    }
+
+    /// Registered nodes that are up or went down a short while ago, in the order of their ids. librdkafka gives up the
+    /// connections of a node that disappears in the same answer that moves its leaders, and then pauses.
+    pub(crate) fn listed_nodes(&self) -> impl Iterator<Item = (NodeId, &Endpoint, Option<&str>)> {
+        let listed = |node: &&Node| node.is_live() || self.liveness.lately_down.contains(&node.id);
+        self.image.nodes().filter(listed).filter_map(|node| {
             let registration = node.registration.as_ref()?;
             Some((node.id, &registration.advertised, registration.rack.as_deref()))
         })
     }
 
     pub(crate) fn node_endpoint(&self, node: NodeId) -> Option<NodeEndpoint> {
-        let (node, endpoint, rack) = self.live_nodes().find(|(id, ..)| *id == node)?;
+        let (node, endpoint, rack) = self.listed_nodes().find(|(id, ..)| *id == node)?;
         Some(NodeEndpoint {
             node_id: node.0,
             host: Str::from(endpoint.host.as_str()),

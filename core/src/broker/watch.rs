@@ -40,6 +40,11 @@ impl Watch {
         }
     }
 
+    /// Requests that wait.
+    pub(super) fn len(&self) -> usize {
+        self.by_request.len()
+    }
+
     pub(super) fn take_woken(&mut self) -> BTreeSet<RequestId> {
         std::mem::take(&mut self.woken)
     }

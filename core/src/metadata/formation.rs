@@ -11,7 +11,10 @@
 //!
 //! Does not know links or files: it is told what arrived and what became durable.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -324,6 +327,15 @@ impl Formation {
             })
             .collect();
         if let Some(members) = members {
+            let directories: BTreeSet<DirectoryId> = members.iter().map(|member| member.directory).collect();
+            if directories.len() < members.len() {
+                self.steps.push(Step::Warn(
+                    "two nodes have the same data directory id, because one directory was copied: no cluster forms until \
+                     each node has a directory of its own"
+                        .to_owned(),
+                ));
+                return;
+            }
             let cluster = ClusterId(Uuid(self.mint.bytes16()));
             self.form(FormationRecord { cluster, members });
         }
@@ -346,9 +358,10 @@ impl Formation {
     }
 
     pub fn poll(&mut self, now: Now) -> Vec<Step> {
-        let asks = self.minter() == self.own;
+        // Every empty node asks, because one that missed the record gets it in answer; only the minter is answered by
+        // empty nodes.
+        let mints = self.minter() == self.own;
         if let State::Empty { answers, ask_at, .. } = &mut self.state
-            && asks
             && *ask_at <= now.monotonic
         {
             *ask_at = now.monotonic + ASK_INTERVAL;
@@ -358,15 +371,17 @@ impl Formation {
             for node in self.nodes.keys().filter(|node| **node != self.own) {
                 self.steps.push(Step::Send { to: *node, bytes: ask.clone() });
             }
-            self.mint_if_complete();
+            if mints {
+                self.mint_if_complete();
+            }
         }
         std::mem::take(&mut self.steps)
     }
 
     pub fn next_deadline(&self) -> Option<Monotonic> {
         match &self.state {
-            State::Empty { ask_at, .. } if self.minter() == self.own => Some(*ask_at),
-            State::Empty { .. } | State::Forming(_) | State::Formed(_) => None,
+            State::Empty { ask_at, .. } => Some(*ask_at),
+            State::Forming(_) | State::Formed(_) => None,
         }
     }
 }

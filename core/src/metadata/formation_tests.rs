@@ -225,6 +225,18 @@ fn a_node_that_missed_the_record_gets_it_when_it_comes_back() {
 }
 
 #[test]
+fn a_node_that_every_message_missed_asks_for_the_record() {
+    let mut world = World::new(THREE);
+    world.settle();
+    let node = world.nodes.get_mut(&NodeId(3)).unwrap();
+    node.identity.cluster = None;
+    node.formation = start(&node.config, &node.identity, world.now);
+    assert!(world.nodes[&NodeId(3)].formation.record().is_none());
+    world.settle();
+    assert!(world.nodes[&NodeId(3)].formation.record().is_some());
+}
+
+#[test]
 fn a_wiped_node_is_refused_and_forms_nothing() {
     let mut world = World::new(THREE);
     world.settle();

@@ -58,6 +58,48 @@ impl Demand {
 /// The nodes of each partition's replicas, the preferred leader first. `spread` may be any number; different ones give
 /// different placements of the same quality.
 pub fn place(image: &MetadataImage, demand: &Demand, spread: u64) -> Result<Vec<Vec<NodeId>>, Refusal> {
+    Placer::new(image).place(demand, spread)
+}
+
+/// Places several topics that come together: each sees the ones before it, as if they were in the image.
+#[derive(Clone, Debug)]
+pub struct Placer {
+    image: MetadataImage,
+    /// Replicas and leaderships of each node, of all topics.
+    loads: BTreeMap<NodeId, (usize, usize)>,
+}
+
+impl Placer {
+    pub fn new(image: &MetadataImage) -> Self {
+        let mut placer = Self { image: image.clone(), loads: BTreeMap::new() };
+        for partition in image.topics().flat_map(|topic| &topic.partitions) {
+            placer.add(partition.replicas.iter().map(|replica| replica.node));
+        }
+        placer
+    }
+
+    fn add(&mut self, replicas: impl Iterator<Item = NodeId>) {
+        for (rank, node) in replicas.enumerate() {
+            let (replicas, leaders) = self.loads.entry(node).or_default();
+            *replicas += 1;
+            *leaders += usize::from(rank == 0);
+        }
+    }
+
+    /// See [`place`].
+    pub fn place(&mut self, demand: &Demand, spread: u64) -> Result<Vec<Vec<NodeId>>, Refusal> {
+        let assignment = assign(&self.image, &self.loads, demand, spread)?;
+        assignment.iter().for_each(|partition| self.add(partition.iter().copied()));
+        Ok(assignment)
+    }
+}
+
+fn assign(
+    image: &MetadataImage,
+    loads: &BTreeMap<NodeId, (usize, usize)>,
+    demand: &Demand,
+    spread: u64,
+) -> Result<Vec<Vec<NodeId>>, Refusal> {
     match &demand.0 {
         Kind::Assigned(assigned) => {
             let known = assigned.iter().flatten().all(|node| image.node(*node).is_some());
@@ -67,7 +109,7 @@ pub fn place(image: &MetadataImage, demand: &Demand, spread: u64) -> Result<Vec<
             if !(1..=TOPIC_PARTITIONS_MAX).contains(partitions) {
                 return Err(Refusal::InvalidPartitions);
             }
-            let mut plan = Plan::new(image, spread);
+            let mut plan = Plan::new(image, loads, spread);
             let live = plan.nodes.len();
             let factor = usize::try_from(*replication_factor).unwrap_or(0);
             if factor == 0 || factor > live.min(REPLICAS_MAX) {
@@ -108,7 +150,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(image: &MetadataImage, spread: u64) -> Self {
+    fn new(image: &MetadataImage, loads: &BTreeMap<NodeId, (usize, usize)>, spread: u64) -> Self {
         let live: Vec<&Node> = image.nodes().filter(|node| node.is_live()).collect();
         let nodes: Vec<NodeId> = live.iter().map(|node| node.id).collect();
         let mut names = BTreeMap::new();
@@ -116,23 +158,15 @@ impl Plan {
             None => place,
             Some(rack) => *names.entry(rack).or_insert(place),
         });
-        let mut plan = Self {
+        let loads = || nodes.iter().map(|node| loads.get(node).copied().unwrap_or_default());
+        Self {
             racks: racks.collect(),
-            replicas: vec![Load::default(); nodes.len()],
-            leaders: vec![Load::default(); nodes.len()],
+            replicas: loads().map(|(total, _)| Load { topic: 0, total }).collect(),
+            leaders: loads().map(|(_, total)| Load { topic: 0, total }).collect(),
             partitions: Vec::new(),
             nodes,
             spread,
-        };
-        for partition in image.topics().flat_map(|topic| &topic.partitions) {
-            for (rank, replica) in partition.replicas.iter().enumerate() {
-                if let Ok(place) = plan.nodes.binary_search(&replica.node) {
-                    plan.replicas[place].total += 1;
-                    plan.leaders[place].total += usize::from(rank == 0);
-                }
-            }
         }
-        plan
     }
 
     /// Chooses the replicas of one more partition, each time the best node that is left.

@@ -2,8 +2,8 @@
 //!
 //! Invariant: for each producer the newest epoch, and in it the last five batches at most, the newest last; sequence
 //! numbers follow each other without a gap, wrapping from 2^31 - 1 to 0. The number of producers is bounded: past
-//! [`PRODUCERS_MAX`] the one that was silent for longest (by the stamps of entries, so the same one on every replica)
-//! is forgotten. A forgotten producer may go on with any sequence number.
+//! [`PRODUCERS_MAX`] the one whose last batch lies furthest back in the log is forgotten (the same one on every replica,
+//! whatever clocks say). A forgotten producer may go on with any sequence number.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -19,8 +19,8 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Producers {
     by_id: BTreeMap<ProducerId, State>,
-    /// The same producers by the time of their last batch.
-    by_age: BTreeSet<(Wall, ProducerId)>,
+    /// The same producers by the place of their last batch.
+    by_age: BTreeSet<(Offset, ProducerId)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,9 +93,11 @@ impl Producers {
         let id = ProducerId(producer.id);
         let epoch = ProducerEpoch(producer.epoch);
         let state = self.by_id.entry(id).or_insert_with(|| State { epoch, last: stamp, batches: VecDeque::new() });
-        self.by_age.remove(&(state.last, id));
+        if let Some(batch) = state.batches.back() {
+            self.by_age.remove(&(batch.base_offset, id));
+        }
         state.last = stamp;
-        self.by_age.insert((stamp, id));
+        self.by_age.insert((base_offset, id));
         if state.epoch != epoch {
             state.epoch = epoch;
             state.batches.clear();
@@ -117,17 +119,14 @@ impl Producers {
 
     /// Forgets producers whose last batch was stamped before `before`.
     pub fn expire(&mut self, before: Wall) {
-        while let Some(&(last, id)) = self.by_age.first()
-            && last < before
-        {
-            self.by_age.pop_first();
-            self.by_id.remove(&id);
-        }
-    }
-
-    /// The stamp of the batch of the producer that was silent for longest.
-    pub fn oldest(&self) -> Option<Wall> {
-        self.by_age.first().map(|&(last, _)| last)
+        let by_age = &mut self.by_age;
+        self.by_id.retain(|id, state| {
+            let keep = state.last >= before;
+            if !keep && let Some(batch) = state.batches.back() {
+                by_age.remove(&(batch.base_offset, *id));
+            }
+            keep
+        });
     }
 
     pub fn len(&self) -> usize {
@@ -175,7 +174,8 @@ impl Producers {
                 let log_append_time = has_time.then_some(time);
                 batches.push_back(Batch { first_sequence, last_sequence, base_offset, log_append_time });
             }
-            producers.by_age.insert((last, id));
+            let newest = batches.back().map_or(Offset(0), |batch: &Batch| batch.base_offset);
+            producers.by_age.insert((newest, id));
             if producers.by_id.insert(id, State { epoch, last, batches }).is_some() {
                 return Err(CodecError::Value("a producer that is there twice"));
             }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use kauri_protocol::{
+    api::ApiKey,
     header::RequestHeader,
     wire::{DecodeError, Reader},
 };
@@ -13,6 +14,9 @@ use crate::{
     ids::ConnectionId,
     limits::{CLIENT_REQUESTS_MAX, CLIENT_UNSENT_BYTES_MAX},
 };
+
+/// Key, version and correlation id.
+const HEADER_BYTES_MIN: usize = 8;
 
 /// What a request ends with.
 #[derive(Debug)]
@@ -50,6 +54,11 @@ pub(super) struct Connection {
     /// Bytes of complete answers behind an earlier request, and bytes handed to the driver that the socket has not
     /// taken.
     unsent_bytes: usize,
+    /// The fetch under way. As in Kafka nothing that follows it starts before it is answered, so that one connection
+    /// holds the records of one fetch at most.
+    fetching: Option<u64>,
+    /// A frame came that is too short for a header: nothing behind it is taken, for frames without bytes cost no credit.
+    ended: bool,
     /// Set by the first request that closes the connection; nothing is started any more.
     closing: bool,
     closed: bool,
@@ -78,13 +87,16 @@ impl Connection {
             started: VecDeque::new(),
             first_sequence: 0,
             unsent_bytes: 0,
+            fetching: None,
+            ended: false,
             closing: false,
             closed: false,
         }
     }
 
     pub(super) fn receive(&mut self, frame: Bytes) {
-        if !self.closing {
+        if !self.closing && !self.ended {
+            self.ended = frame.len() < HEADER_BYTES_MIN;
             self.waiting.push_back(frame);
         }
     }
@@ -97,14 +109,31 @@ impl Connection {
         let place = sequence.checked_sub(self.first_sequence).and_then(|place| usize::try_from(place).ok());
         let slot = place.and_then(|place| self.started.get_mut(place)).expect("a request is answered while it waits");
         assert!(slot.reply.is_none(), "a request is answered once");
-        if let Reply::Frame(slices) = &reply {
-            self.unsent_bytes += slices.iter().map(Bytes::len).sum::<usize>();
+        match &reply {
+            Reply::Frame(slices) => self.unsent_bytes += slices.iter().map(Bytes::len).sum::<usize>(),
+            Reply::Silent => {}
+            Reply::Close(_) => {
+                self.closing = true;
+                self.waiting.clear();
+            }
         }
         slot.reply = Some(reply);
+        if self.fetching == Some(sequence) {
+            self.fetching = None;
+        }
+    }
+
+    /// Whether a request waits that may start.
+    pub(super) fn can_start(&self) -> bool {
+        !self.waiting.is_empty()
+            && !self.closing
+            && self.fetching.is_none()
+            && self.started.len() < CLIENT_REQUESTS_MAX
+            && self.unsent_bytes < CLIENT_UNSENT_BYTES_MAX
     }
 
     pub(super) fn start_next(&mut self) -> Option<Request> {
-        if self.closing || self.started.len() >= CLIENT_REQUESTS_MAX || self.unsent_bytes >= CLIENT_UNSENT_BYTES_MAX {
+        if !self.can_start() {
             return None;
         }
         let frame = self.waiting.pop_front()?;
@@ -113,6 +142,9 @@ impl Connection {
         match parse(id, frame) {
             Ok(request) => {
                 self.started.push_back(Slot { frame_bytes, reply: None });
+                if request.api == ApiKey::Fetch {
+                    self.fetching = Some(id.sequence);
+                }
                 Some(request)
             }
             Err(reason) => {
@@ -213,6 +245,27 @@ mod tests {
         assert!(connection.start_next().is_none());
         connection.written(1);
         assert!(connection.start_next().is_some());
+    }
+
+    #[test]
+    fn answers_that_leave_without_bytes_make_room_for_requests() {
+        let mut connection = Connection::new(ConnectionId(1));
+        (0..=CLIENT_REQUESTS_MAX).for_each(|at| connection.receive(metadata_frame(at as i32)));
+        let started = std::iter::from_fn(|| connection.start_next()).count();
+        assert_eq!(started, CLIENT_REQUESTS_MAX);
+        connection.reply(0, Reply::Silent);
+        assert!(!connection.can_start());
+        connection.flush();
+        assert!(connection.can_start(), "no byte has to be written before");
+    }
+
+    #[test]
+    fn nothing_behind_a_frame_without_a_header_is_kept() {
+        let mut connection = Connection::new(ConnectionId(1));
+        (0..1000).for_each(|_| connection.receive(Bytes::new()));
+        assert_eq!(connection.waiting.len(), 1);
+        assert!(connection.start_next().is_none());
+        assert!(connection.flush().close);
     }
 
     #[test]

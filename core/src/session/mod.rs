@@ -6,7 +6,7 @@
 
 mod connection;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use kauri_protocol::api::ApiKey;
@@ -44,8 +44,10 @@ pub struct Request {
 #[derive(Debug, Default)]
 pub struct Sessions {
     connections: BTreeMap<ConnectionId, Connection>,
-    /// Connections that may have requests to start, answers to send or credit to return.
-    touched: Vec<ConnectionId>,
+    /// Connections that may have requests to start.
+    ready: BTreeSet<ConnectionId>,
+    /// Connections that may have answers to send or credit to return.
+    touched: BTreeSet<ConnectionId>,
 }
 
 impl Sessions {
@@ -62,14 +64,14 @@ impl Sessions {
     pub fn frame(&mut self, id: ConnectionId, frame: Bytes) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.receive(frame);
-            self.touched.push(id);
+            self.ready.insert(id);
         }
     }
 
     pub fn written(&mut self, id: ConnectionId, bytes: usize) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.written(bytes);
-            self.touched.push(id);
+            self.ready.insert(id);
         }
     }
 
@@ -77,7 +79,8 @@ impl Sessions {
     pub fn reply(&mut self, id: RequestId, reply: Reply) {
         if let Some(connection) = self.connections.get_mut(&id.connection) {
             connection.reply(id.sequence, reply);
-            self.touched.push(id.connection);
+            self.ready.insert(id.connection);
+            self.touched.insert(id.connection);
         }
     }
 
@@ -96,21 +99,22 @@ impl Sessions {
     /// The next request that may start, if any. To be called until it returns `None`; answering in between may make
     /// room for more.
     pub fn next_request(&mut self) -> Option<Request> {
-        let mut at = 0;
-        while let Some(id) = self.touched.get(at) {
-            if let Some(request) = self.connections.get_mut(id).and_then(Connection::start_next) {
+        while let Some(id) = self.ready.first().copied() {
+            if let Some(request) = self.connections.get_mut(&id).and_then(Connection::start_next) {
                 return Some(request);
             }
-            at += 1;
+            self.ready.remove(&id);
+            // It may have been found to be malformed.
+            self.touched.insert(id);
         }
         None
     }
 
-    /// Sends what is ready and returns credit. Ends a turn.
-    pub fn flush(&mut self, effects: &mut Effects) {
-        self.touched.sort_unstable();
-        self.touched.dedup();
-        for id in self.touched.drain(..) {
+    /// Sends what is ready and returns credit. The connections that are closed by it are forgotten; whatever they
+    /// asked after the request that closed them is not answered.
+    pub fn flush(&mut self, effects: &mut Effects) -> Vec<ConnectionId> {
+        let mut closed = Vec::new();
+        for id in std::mem::take(&mut self.touched) {
             let Some(connection) = self.connections.get_mut(&id) else { continue };
             let out = connection.flush();
             if !out.slices.is_empty() {
@@ -122,7 +126,17 @@ impl Sessions {
             if out.close {
                 effects.client_closes.push(id);
                 self.connections.remove(&id);
+                closed.push(id);
+            } else if connection.can_start() {
+                // Answers that left made room.
+                self.ready.insert(id);
             }
         }
+        closed
+    }
+
+    /// Whether [`Sessions::next_request`] may have something.
+    pub fn may_start(&self) -> bool {
+        !self.ready.is_empty()
     }
 }

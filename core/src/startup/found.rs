@@ -44,7 +44,8 @@ impl Found {
                 let creation = GroupCreation::decode(&creation)
                     .map_err(|error| damaged(format!("the creation of group {group}: {error}")))?;
                 let start = GroupStart::created(group, replica, membership(&creation));
-                if self.groups.insert(group, FoundGroup { creation, start }).is_some() {
+                if self.removed.contains(&group) || self.groups.insert(group, FoundGroup { creation, start }).is_some()
+                {
                     return Err(damaged(format!("group {group} is created twice")));
                 }
                 Ok(())

@@ -15,7 +15,10 @@ use std::collections::BTreeMap;
 use slog::{Logger, info};
 
 pub(crate) use self::found::{membership, settings};
-use self::{found::Found, replaying::Replaying};
+use self::{
+    found::Found,
+    replaying::{Replayed, Replaying},
+};
 use crate::{
     broker::Start,
     config::NodeConfig,
@@ -56,7 +59,7 @@ enum Stage {
         recovered: Box<Recovered>,
         found: Found,
         open: BTreeMap<GroupId, LogRecovery>,
-        logs: Replaying,
+        logs: Box<Replaying>,
     },
     Replay {
         replaying: Box<Replaying>,
@@ -149,7 +152,7 @@ impl Startup {
                         .iter()
                         .filter_map(|(id, group)| Some((*id, PartitionLog::recover(group.settings(&self.config)?))))
                         .collect();
-                    Stage::Files { recovered, found, open, logs: Replaying::default() }
+                    Stage::Files { recovered, found, open, logs: Box::default() }
                 }
                 Stage::Files { mut recovered, mut found, mut open, mut logs } => {
                     recovered.wal.poll(now, effects, &mut self.ids, &mut Vec::new());
@@ -172,7 +175,7 @@ impl Startup {
                     }
                     let last = recovered.last;
                     logs.begin(*recovered, found.removed);
-                    Stage::Replay { replaying: Box::new(logs), recovered: last }
+                    Stage::Replay { replaying: logs, recovered: last }
                 }
                 Stage::Replay { mut replaying, recovered } => match replaying.poll(now, effects, &mut self.ids)? {
                     Progress::More => Stage::Replay { replaying, recovered },
@@ -185,7 +188,7 @@ impl Startup {
                             &mut self.keeper,
                             IdentityKeeper::start(self.config.node, &mut Stream::new(0, self.config.node, "unused", 0)),
                         );
-                        let (wal, replicas, removals, segment_operations) =
+                        let Replayed { wal, replicas, destroyed, segment_operations } =
                             replaying.finish(&self.config, &self.logger)?;
                         info!(self.logger, "recovered"; "groups" => replicas.len());
                         return Ok(Some(Start {
@@ -195,7 +198,7 @@ impl Startup {
                             wal,
                             recovered,
                             replicas,
-                            removals,
+                            destroyed,
                             segment_operations,
                             ids: std::mem::take(&mut self.ids),
                         }));

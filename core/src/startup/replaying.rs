@@ -19,7 +19,7 @@ use crate::{
     log::{
         record::{EntryKind, RecoveredRecord, WalRecord},
         recovery::{Progress, Recovered, Replay},
-        segment::{PartitionLog, Removal},
+        segment::{PartitionLog, fewest_to_write},
         wal::Wal,
     },
     metadata::MetadataState,
@@ -39,6 +39,15 @@ pub(super) struct Replaying {
     removed: BTreeSet<GroupId>,
     /// Operations of partitions' files.
     writing: BTreeMap<OperationId, GroupId>,
+}
+
+/// What a node runs with.
+pub(super) struct Replayed {
+    pub(super) wal: Wal,
+    pub(super) replicas: BTreeMap<GroupId, Replica>,
+    /// Groups that were removed; files of them may be left.
+    pub(super) destroyed: BTreeSet<GroupId>,
+    pub(super) segment_operations: BTreeMap<OperationId, GroupId>,
 }
 
 impl Replaying {
@@ -109,18 +118,29 @@ impl Replaying {
 
     /// Writes what is enough to be worth it; returns the bytes held in memory.
     fn write_behind(&mut self, effects: &mut Effects, ids: &mut OperationIds) -> usize {
-        let mut memory = 0;
+        let logs = || {
+            self.groups.iter().filter_map(|(id, (_, machine))| match machine {
+                Machine::Partition(partition) => Some((*id, &partition.log)),
+                Machine::Metadata(_) => None,
+            })
+        };
+        let memory: usize = logs().map(|(_, log)| log.memory_bytes()).sum();
+        let mut wanted: BTreeSet<GroupId> = logs().filter(|(_, log)| log.wants_flush()).map(|(id, _)| id).collect();
+        if memory > SHARD_TAIL_BYTES_MAX / 2 {
+            let excess = (memory - SHARD_TAIL_BYTES_MAX / 2) as u64;
+            wanted.extend(fewest_to_write(logs().map(|(id, log)| (id, log.unwritten_bytes())), excess));
+        }
+        let mut left = 0;
         for (id, (_, machine)) in &mut self.groups {
             let Machine::Partition(partition) = machine else { continue };
             let log = &mut partition.log;
             let first = effects.disk.len();
-            let budget = if log.wants_flush() { SEGMENT_WRITE_BYTES_MAX } else { 0 };
-            log.poll(budget, effects, ids);
+            log.poll(if wanted.contains(id) { SEGMENT_WRITE_BYTES_MAX } else { 0 }, effects, ids);
             self.writing.extend(effects.disk[first..].iter().map(|operation| (operation.id, *id)));
             log.release(0);
-            memory += log.memory_bytes();
+            left += log.memory_bytes();
         }
-        memory
+        left
     }
 
     fn apply(&mut self, now: Now, recovered: RecoveredRecord) -> Result<(), Exit> {
@@ -157,11 +177,7 @@ impl Replaying {
     }
 
     /// The replicas of this node, ready to run.
-    pub(super) fn finish(
-        self,
-        config: &NodeConfig,
-        logger: &Logger,
-    ) -> Result<(Wal, BTreeMap<GroupId, Replica>, Vec<Removal>, BTreeMap<OperationId, GroupId>), Exit> {
+    pub(super) fn finish(self, config: &NodeConfig, logger: &Logger) -> Result<Replayed, Exit> {
         let mut replicas = BTreeMap::new();
         for (id, (found, machine)) in self.groups {
             let timeouts = Stream::new(config.seed, config.node, "election", id.0);
@@ -172,7 +188,11 @@ impl Replaying {
             })?;
             replicas.insert(id, Replica::new(group, found.creation, machine));
         }
-        let removals = self.removed.into_iter().map(Removal::new).collect();
-        Ok((self.wal.expect("the replay has begun"), replicas, removals, self.writing))
+        Ok(Replayed {
+            wal: self.wal.expect("the replay has begun"),
+            replicas,
+            destroyed: self.removed,
+            segment_operations: self.writing,
+        })
     }
 }

@@ -49,7 +49,7 @@ pub struct Pending {
 enum Phase {
     /// Too few bytes so far.
     Polling,
-    /// This many disk reads are under way; the answer follows the last.
+    /// This many disk reads and confirmations are under way; the answer follows the last.
     Reading(usize),
 }
 
@@ -74,10 +74,7 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, mut reque
         return pending.finish(broker, exchange);
     }
     if evaluated.reads == 0 {
-        let places = pending.targets.iter().map(|target| &target.place);
-        for (topic, index) in places {
-            broker.watch(topic, *index, exchange.id);
-        }
+        pending.watch(broker, exchange);
         broker.set_deadline(exchange.id, pending.deadline);
     }
     pending.phase = evaluated.phase();
@@ -99,12 +96,21 @@ pub(super) fn resume(
             }
             pending.phase = Phase::Reading(outstanding - 1);
         }
+        (Event::Confirmed { part, result }, Phase::Reading(outstanding)) => {
+            pending.judge(part, result);
+            if outstanding == 1 {
+                return pending.finish(broker, exchange);
+            }
+            pending.phase = Phase::Reading(outstanding - 1);
+        }
         (Event::Woken, Phase::Polling) => {
             let evaluated = pending.evaluate(broker, exchange, now);
             if pending.is_complete(&evaluated, now) {
                 return pending.finish(broker, exchange);
             }
             pending.phase = evaluated.phase();
+            // A topic may have been deleted and created again: other groups then.
+            pending.watch(broker, exchange);
         }
         (Event::Deadline, Phase::Polling) => {
             // What is there now, even if it is less than asked for. Reads may start; the answer then follows them.
@@ -116,9 +122,9 @@ pub(super) fn resume(
         }
         // The disk decides when an answer that needs it is complete.
         (Event::Woken | Event::Deadline, Phase::Reading(_)) => {}
-        (Event::Read { .. }, Phase::Polling)
-        | (Event::Appended { .. } | Event::Confirmed { .. } | Event::Controller { .. } | Event::ProducerIds, _) => {
-            unreachable!("a fetch waits for records, its reads and its deadline only")
+        (Event::Read { .. } | Event::Confirmed { .. }, Phase::Polling)
+        | (Event::Appended { .. } | Event::Controller { .. } | Event::ProducerIds, _) => {
+            unreachable!("a fetch waits for records, its reads, confirmations and its deadline only")
         }
     }
     Progress::Waiting(super::Pending::Fetch(pending))
@@ -127,6 +133,8 @@ pub(super) fn resume(
 /// The sum of one evaluation.
 struct Evaluated {
     bytes: usize,
+    /// Memory that the reads under way will take.
+    read_bytes: usize,
     reads: usize,
     failed: bool,
 }
@@ -138,10 +146,16 @@ impl Evaluated {
 }
 
 impl Pending {
+    fn watch(&self, broker: &mut Broker, exchange: Exchange) {
+        for target in &self.targets {
+            broker.watch(&target.place.0, target.place.1, exchange.id);
+        }
+    }
+
     /// Looks at every partition in order, within the byte limits. The first that has records gives at least one
     /// batch, however large (KIP-74).
     fn evaluate(&mut self, broker: &mut Broker, exchange: Exchange, now: Now) -> Evaluated {
-        let mut sum = Evaluated { bytes: 0, reads: 0, failed: false };
+        let mut sum = Evaluated { bytes: 0, read_bytes: 0, reads: 0, failed: false };
         self.answers.clear();
         for (part, target) in self.targets.iter().enumerate() {
             let waiter = Waiter {
@@ -158,7 +172,8 @@ impl Pending {
                         answer.current_leader =
                             LeaderIdAndEpoch { leader_id: leader.node.0, leader_epoch: leader.epoch.0 };
                     }
-                    sum.failed = true;
+                    // A leader that does not serve yet will in a moment, and wakes who waits.
+                    sum.failed |= refusal.error != ErrorCode::OffsetNotAvailable;
                 }
                 Ok(view) => {
                     answer.high_watermark = view.high_watermark.0;
@@ -168,6 +183,8 @@ impl Pending {
                         answer.aborted_transactions = Some(Vec::new());
                     }
                     let left = self.bytes_max.saturating_sub(sum.bytes);
+                    // Reads return whole chunks of files, however few bytes are wanted.
+                    let left = if sum.read_bytes < FETCH_BYTES_MAX { left } else { 0 };
                     let bytes_max = usize::try_from(target.bytes_max).unwrap_or(0).min(left);
                     let first = sum.bytes == 0;
                     match broker.read(now, view.group, Offset(target.offset), bytes_max, first, waiter) {
@@ -176,11 +193,23 @@ impl Pending {
                             sum.bytes += records.len();
                             answer.records = Some(records);
                         }
-                        ReadStart::Waiting { bytes } => {
+                        ReadStart::Waiting { bytes, read_bytes } => {
                             sum.bytes += bytes;
+                            sum.read_bytes += read_bytes;
                             sum.reads += 1;
                         }
                         ReadStart::Empty => {}
+                        // A leader that was deposed and does not know it yet has an older end. Only a majority's
+                        // word makes an offset behind the end wrong: clients reset their position on this error.
+                        ReadStart::OutOfRange if target.offset > view.high_watermark.0 => {
+                            match broker.confirm(view.group, waiter) {
+                                Ok(()) => sum.reads += 1,
+                                Err(error) => {
+                                    answer.error_code = error;
+                                    sum.failed = true;
+                                }
+                            }
+                        }
                         ReadStart::OutOfRange => {
                             answer.error_code = ErrorCode::OffsetOutOfRange;
                             sum.failed = true;
@@ -203,6 +232,18 @@ impl Pending {
                 || sum.bytes >= self.bytes_min
                 || self.targets.is_empty() && self.session == Session::None
                 || now.monotonic >= self.deadline)
+    }
+
+    /// An offset behind the end that this node knew, now that a majority said whether it leads.
+    fn judge(&mut self, part: u32, high_watermark: Result<Offset, ErrorCode>) {
+        let asked = self.targets[part as usize].offset;
+        let answer = &mut self.answers[part as usize];
+        match high_watermark {
+            Ok(high_watermark) if asked > high_watermark.0 => answer.error_code = ErrorCode::OffsetOutOfRange,
+            // The record has come meanwhile: the client's next fetch gets it.
+            Ok(high_watermark) => answer.high_watermark = high_watermark.0,
+            Err(error) => answer.error_code = error,
+        }
     }
 
     fn fill(&mut self, part: u32, outcome: ReadOutcome) {

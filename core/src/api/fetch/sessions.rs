@@ -85,8 +85,10 @@ impl FetchSessions {
         request: &mut FetchRequest,
     ) -> Result<(Session, Vec<Target>), ErrorCode> {
         let topics = std::mem::take(&mut request.topics);
-        let named = topics.into_iter().flat_map(|topic| {
-            let name = topic.topic;
+        let in_session = request.session_epoch != NO_SESSION;
+        let named = topics.into_iter().flat_map(move |topic| {
+            // A session outlives the frame that its partitions were named in.
+            let name = if in_session { topic.topic.detached() } else { topic.topic };
             topic.partitions.into_iter().map(move |partition| target(name.clone(), &partition))
         });
         if matches!(request.session_epoch, NO_SESSION | FIRST) {

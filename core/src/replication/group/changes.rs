@@ -206,8 +206,6 @@ impl Group {
         if self.role() == Role::Leader && !self.node.raft.promotable() {
             self.raft(|node| node.raft.become_follower(node.raft.term, INVALID_ID));
         }
-        // Snapshots made before name other members.
-        self.node.mut_store().discard_snapshots();
         self.applied_memberships.push(MembershipApplied {
             index,
             term,

@@ -6,7 +6,7 @@ use raft::{
     Config, INVALID_ID, NO_LIMIT, RaftState, RawNode, ReadOnlyOption, StateRole,
     prelude::{HardState as RaftHardState, Message},
 };
-use slog::{Logger, o};
+use slog::{Drain, Level, Logger, o};
 
 use super::{
     GroupStart, HardState, LogView, Membership, MembershipApplied, Payload, Role, RoleChange, SnapshotOffer,
@@ -60,7 +60,10 @@ impl Group {
     /// first tick or by [`Group::campaign`].
     pub fn new(start: GroupStart, timeouts: Stream, logger: &Logger) -> Result<Self, StartError> {
         start.check()?;
-        let logger = logger.new(o!("group" => start.group.0, "replica" => start.replica.0));
+        // raft-rs says at info what only its developers want to know; it is let through for those who ask for traces.
+        let traces = logger.is_trace_enabled();
+        let quiet = logger.clone().filter(move |record| traces || record.level().is_at_least(Level::Warning));
+        let logger = Logger::root(quiet.fuse(), o!("group" => start.group.0, "replica" => start.replica.0));
         let commit = start.commit();
         let HardState { term, vote, commit: _ } = start.hard_state;
         let mut log = start.log;
@@ -197,6 +200,12 @@ impl Group {
         }
         self.reported = now;
         Some(now)
+    }
+
+    /// Whether [`Group::poll`] would hand out anything after a tick. Messages, proposals and reads always need a poll.
+    pub fn has_work(&self) -> bool {
+        let unreported = RoleChange { term: self.term(), role: self.role(), leader: self.leader() } != self.reported;
+        unreported || self.node.has_ready() || !self.outbox.is_empty() || self.membership.is_joint()
     }
 
     /// The WAL laid out an entry of this group.

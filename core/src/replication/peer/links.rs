@@ -130,6 +130,10 @@ impl Outgoing {
     }
 
     /// The link in any state.
+    pub(super) fn is_established(&self) -> bool {
+        matches!(self.state, OutgoingState::Established { .. })
+    }
+
     pub(super) fn link(&self) -> Option<LinkId> {
         match self.state {
             OutgoingState::Idle { .. } => None,

@@ -325,6 +325,17 @@ impl Peers {
         node == self.own.node || self.detector.is_up(node)
     }
 
+    /// Whether the node is up and our Raft lane to it stands: false from the moment its process is gone, which is
+    /// sooner than a verdict. True for this node itself.
+    pub fn is_connected(&self, node: NodeId) -> bool {
+        node == self.own.node
+            || self.is_up(node)
+                && self
+                    .peers
+                    .get(&node)
+                    .is_some_and(|peer| peer.outgoing[Lane::Raft.index()].is_established())
+    }
+
     /// The newest boot number heard of; for this node its own.
     pub fn boot_of(&self, node: NodeId) -> Option<BootNumber> {
         if node == self.own.node { Some(self.own.boot) } else { self.detector.boot_of(node) }

@@ -158,3 +158,15 @@ fn all_first_members_start_alike() {
     assert_eq!(starts[0], starts[1]);
     assert_eq!(starts[0], starts[2]);
 }
+
+/// raft-rs walks over hash maps, whose order is no promise of anybody.
+#[test]
+fn rule_6_messages_are_ordered_by_receiver() {
+    let mut cluster = Cluster::with(Membership::new([31, 2, 17, 5, 23].map(ReplicaId), []));
+    cluster.elect(2);
+    let mut out = super::super::GroupOutput::default();
+    cluster.group(2).beat();
+    cluster.group(2).poll(&mut out);
+    let receivers: Vec<_> = out.messages.iter().map(|message| message.to).collect();
+    assert_eq!(receivers, [5, 17, 23, 31]);
+}

@@ -1,7 +1,7 @@
 //! An idempotent producer with acks=all.
 //!
-//! It numbers its records, keeps up to five batches in flight for each partition and repeats what was not answered, in
-//! order and with the same sequence numbers, for as long as it lives. Now and then its process ends: what was not
+//! It numbers its records, keeps one batch in flight for each partition and repeats what was not answered, in order and
+//! with the same sequence numbers, for as long as it lives. Now and then its process ends: what was not
 //! answered stays unknown, bytes of its old connections may still arrive, and another process with another producer id
 //! goes on. Invariant: a send becomes acknowledged or failed only by an answer that says so.
 
@@ -19,21 +19,18 @@ use kauri_protocol::{
 };
 
 use super::{
+    super::partitions::Partitions,
     kafka::{Kafka, Told, version},
-    partitions::Partitions,
     wire,
 };
 use crate::{
     client::{Client, ClientEffects, ClientInput},
-    clock::EPOCH_MILLISECONDS,
     dice::{Chance, Dice},
     history::{History, Partition, SendNumber, Value},
     plan::{Plan, ProducerPlan},
     time::{Instant, Span},
 };
 
-/// Kafka's protocol allows five batches in flight.
-const IN_FLIGHT_MAX: u64 = 5;
 /// Beyond this nothing new is sent to a partition until something is answered.
 const QUEUED_MAX: usize = 20;
 /// Numbers of the processes of one producer: each is a producer of its own.
@@ -62,7 +59,7 @@ struct Queue {
     healed: bool,
 }
 
-pub(super) struct Writer {
+pub(in crate::workload) struct Writer {
     kafka: Kafka<What>,
     number: u32,
     process: u32,
@@ -72,7 +69,6 @@ pub(super) struct Writer {
     crash: Chance,
     produce_version: i16,
     identity_version: i16,
-    in_flight_max: usize,
     compression: Compression,
     identity: Option<Identity>,
     identity_asked: bool,
@@ -84,9 +80,9 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(plan: &Plan, number: usize, producer: &ProducerPlan) -> Self {
+    pub(in crate::workload) fn new(plan: &Plan, number: usize, producer: &ProducerPlan) -> Self {
         let mut dice = Dice::new(plan.seed, "producer", number, 0);
-        let ProducerPlan { pause, value_bytes } = *producer;
+        let ProducerPlan { pause, value_bytes, .. } = *producer;
         let compressions = [
             Compression::None,
             Compression::None,
@@ -95,6 +91,9 @@ impl Writer {
             Compression::Snappy,
             Compression::Gzip,
         ];
+        let compression = *dice.pick(&compressions);
+        // Zstandard came with version 7 (KIP-110).
+        let oldest = if compression == Compression::Zstd { 7 } else { 0 };
         let partitions = Partitions::of(&plan.workload);
         Self {
             number: u32::try_from(number).expect("few producers"),
@@ -103,10 +102,9 @@ impl Writer {
             pause,
             value_bytes: value_bytes.max(Value::BYTES),
             crash: *dice.pick(&[Chance::NEVER, Chance::NEVER, Chance(2_000)]),
-            produce_version: version(&mut dice, ProduceRequest::API),
+            produce_version: version(&mut dice, ProduceRequest::API).max(oldest),
             identity_version: version(&mut dice, InitProducerIdRequest::API),
-            in_flight_max: usize::try_from(dice.range(1, IN_FLIGHT_MAX)).expect("at most five"),
-            compression: *dice.pick(&compressions),
+            compression,
             identity: None,
             identity_asked: false,
             identity_at: Instant::default(),
@@ -139,7 +137,9 @@ impl Writer {
             let value = Value { producer: id, number: self.next_number };
             self.next_number += 1;
             bytes[..Value::BYTES].copy_from_slice(&value.encode());
-            let timestamp = EPOCH_MILLISECONDS + i64::try_from(now.0 / 1_000_000).expect("runs are short");
+            // Brokers refuse records from their own future, and their clocks may be wrong by decades: these records are
+            // older than any of them.
+            let timestamp = i64::try_from(now.0 / 1_000_000).expect("runs are short");
             builder.append(timestamp, None, Some(&bytes), &[]).expect("small records fit");
             sends.push(history.send(partition, value, now));
         }
@@ -149,30 +149,29 @@ impl Writer {
         queue.batches.push_back(Batch { base_sequence, sends, bytes, in_flight: false, send_at: now });
     }
 
-    /// Sends what may be sent of a partition: in order, and nothing before what failed.
-    fn send(&mut self, now: Instant, partition: Partition) {
-        let Some(leader) = self.kafka.leader(partition) else { return };
+    /// Sends the next batch of a partition, if it is time.
+    fn send(&mut self, now: Instant, partition: Partition, history: &mut History) {
         let queue = self.queues.get_mut(&partition).expect("every partition has one");
-        let (topic, index) = self.kafka.partitions.name(partition);
-        let topic = topic.clone();
-        for batch in queue.batches.iter_mut().take(self.in_flight_max) {
-            if batch.in_flight {
-                continue;
-            }
-            if now < batch.send_at {
-                break;
-            }
-            batch.in_flight = true;
-            let data = PartitionProduceData { index, records: Some(batch.bytes.clone()) };
-            let request = ProduceRequest {
-                transactional_id: None,
-                acks: -1,
-                timeout_ms: 10_000,
-                topic_data: vec![TopicProduceData { name: topic.clone(), partition_data: vec![data] }],
-            };
-            let what = What::Batch { partition, base_sequence: batch.base_sequence };
-            self.kafka.request(now, leader.node, &request, self.produce_version, what);
+        let Some(batch) = queue.batches.front_mut() else { return };
+        let Some(leader) = self.kafka.leader(partition) else { return };
+        if batch.in_flight || now < batch.send_at {
+            return;
         }
+        batch.in_flight = true;
+        history.note(|| {
+            let (name, sequence) = (&self.kafka.name, batch.base_sequence);
+            format!("{name}: sequence {sequence} of {partition} to node {}", leader.node)
+        });
+        let (topic, index) = self.kafka.partitions.name(partition);
+        let data = PartitionProduceData { index, records: Some(batch.bytes.clone()) };
+        let request = ProduceRequest {
+            transactional_id: None,
+            acks: -1,
+            timeout_ms: 10_000,
+            topic_data: vec![TopicProduceData { name: topic.clone(), partition_data: vec![data] }],
+        };
+        let what = What::Batch { partition, base_sequence: batch.base_sequence };
+        self.kafka.request(now, leader.node, &request, self.produce_version, what);
     }
 
     fn batch_answered(
@@ -182,6 +181,10 @@ impl Writer {
         answer: Option<(ErrorCode, i64)>,
         history: &mut History,
     ) {
+        history.note(|| {
+            let name = &self.kafka.name;
+            format!("{name}: sequence {base_sequence} of {partition} got {answer:?}")
+        });
         let queue = self.queues.get_mut(&partition).expect("every partition has one");
         let place = queue.batches.iter().position(|batch| batch.base_sequence == base_sequence);
         let place = place.expect("a batch stays until it is answered");
@@ -311,8 +314,7 @@ impl Client for Writer {
                 self.next_record_at = now + self.kafka.dice.exponential(self.pause);
             }
         }
-        let partitions = self.kafka.partitions.clone();
-        partitions.all().for_each(|partition| self.send(now, partition));
+        self.kafka.partitions.all().for_each(|partition| self.send(now, partition, history));
         self.kafka.poll(now, effects);
     }
 
@@ -322,11 +324,12 @@ impl Client for Writer {
             (self.identity.is_some() && !(self.healing && self.waiting().is_none())).then_some(self.next_record_at);
         let repeat = self
             .queues
-            .values()
-            .filter_map(|queue| queue.batches.iter().take(self.in_flight_max).find(|batch| !batch.in_flight))
+            .iter()
+            // Without a leader, the answer to a question is what comes next.
+            .filter(|(partition, _)| self.kafka.leader(**partition).is_some())
+            .filter_map(|(_, queue)| queue.batches.front().filter(|batch| !batch.in_flight))
             .map(|batch| batch.send_at)
             .min();
-        // A batch may wait for a leader to be known: then the answer to a question is what comes next.
         [identity, record, repeat, self.kafka.next_deadline()].into_iter().flatten().min()
     }
 

@@ -7,7 +7,7 @@ use kauri_protocol::{
 };
 
 use super::{
-    partitions::Partitions,
+    super::partitions::Partitions,
     routes::{Leader, Routes},
     wire::{self, Heard, Wire},
 };
@@ -47,7 +47,8 @@ pub(super) struct Kafka<T> {
 impl<T> Kafka<T> {
     pub(super) fn new(name: String, nodes: usize, partitions: Partitions, mut dice: Dice) -> Self {
         let patience = *dice.pick(&[Span::seconds(2), Span::seconds(5), Span::seconds(15)]);
-        let metadata_version = version(&mut dice, MetadataRequest::API);
+        // Older versions would create topics.
+        let metadata_version = version(&mut dice, MetadataRequest::API).max(4);
         Self {
             nodes,
             routes: Routes::new(&partitions),

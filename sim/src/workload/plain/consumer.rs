@@ -13,8 +13,8 @@ use kauri_protocol::{
 };
 
 use super::{
+    super::partitions::Partitions,
     kafka::{Kafka, Told, version},
-    partitions::Partitions,
     wire,
 };
 use crate::{
@@ -33,7 +33,7 @@ struct Asked {
     node: usize,
 }
 
-pub(super) struct Reader {
+pub(in crate::workload) struct Reader {
     kafka: Kafka<Asked>,
     number: u32,
     bytes_max: u32,
@@ -46,7 +46,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(plan: &Plan, number: usize, consumer: &ConsumerPlan) -> Self {
+    pub(in crate::workload) fn new(plan: &Plan, number: usize, consumer: &ConsumerPlan) -> Self {
         let mut dice = Dice::new(plan.seed, "consumer", number, 0);
         let version = version(&mut dice, FetchRequest::API);
         let checks_epochs = dice.coin();
@@ -82,6 +82,8 @@ impl Reader {
             };
             by_node.entry(leader.node).or_default().entry(topic.clone()).or_default().push(asked);
         }
+        // A node that leads nothing any more is not waited for.
+        self.nodes.retain(|_, next| next.is_none_or(|at| now < at));
         for (node, topics) in by_node {
             let topics = topics.into_iter().map(|(topic, partitions)| FetchTopic { topic, partitions });
             let request = FetchRequest {
@@ -115,6 +117,10 @@ impl Reader {
     fn partition(&mut self, now: Instant, partition: Partition, told: &FetchPartitionData, history: &mut History) {
         if told.error_code != ErrorCode::None {
             self.last_error = Some((partition, told.error_code));
+            history.note(|| {
+                let (name, next) = (&self.kafka.name, self.next[partition.0 as usize]);
+                format!("{name}: {partition} from {next} got {}", told.error_code)
+            });
             self.kafka.doubt(now);
             if !told.error_code.is_retriable() {
                 let (name, next) = (&self.kafka.name, self.next[partition.0 as usize]);

@@ -1,0 +1,63 @@
+//! A disk in memory that loses nothing: crashes of disks are the simulator's affair.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::io::{DiskAction, DiskError, DiskOutput, FileName};
+
+#[derive(Debug, Default)]
+pub(super) struct Disk {
+    files: BTreeMap<FileName, Vec<u8>>,
+}
+
+impl Disk {
+    pub(super) fn run(&mut self, action: DiskAction) -> Result<DiskOutput, DiskError> {
+        let place = |at: u64| usize::try_from(at).unwrap();
+        match action {
+            DiskAction::Create { file, size } => {
+                self.files.insert(file, vec![0; place(size)]);
+            }
+            DiskAction::Write { file, offset, slices } => {
+                let bytes = self.files.entry(file).or_default();
+                let mut at = place(offset);
+                for slice in slices {
+                    if bytes.len() < at + slice.len() {
+                        bytes.resize(at + slice.len(), 0);
+                    }
+                    bytes[at..at + slice.len()].copy_from_slice(&slice);
+                    at += slice.len();
+                }
+            }
+            DiskAction::Sync { file } => {
+                self.files.get(&file).ok_or(DiskError::NotFound)?;
+            }
+            DiskAction::SyncDirectory { .. } => {}
+            DiskAction::Read { file, offset, length } => {
+                let bytes = self.files.get(&file).ok_or(DiskError::NotFound)?;
+                let from = place(offset).min(bytes.len());
+                let to = from.saturating_add(length).min(bytes.len());
+                return Ok(DiskOutput::Read(Bytes::copy_from_slice(&bytes[from..to])));
+            }
+            DiskAction::Truncate { file, length } => {
+                self.files.get_mut(&file).ok_or(DiskError::NotFound)?.resize(place(length), 0);
+            }
+            DiskAction::Rename { from, to } => {
+                let bytes = self.files.remove(&from).ok_or(DiskError::NotFound)?;
+                self.files.insert(to, bytes);
+            }
+            DiskAction::Remove { file } => {
+                self.files.remove(&file);
+            }
+            DiskAction::List { directory } => {
+                let files = self.files.iter().filter(|(name, _)| name.directory() == directory);
+                return Ok(DiskOutput::List(files.map(|(name, bytes)| (*name, bytes.len() as u64)).collect()));
+            }
+        }
+        Ok(DiskOutput::Done)
+    }
+
+    pub(super) fn files(&self) -> impl Iterator<Item = FileName> {
+        self.files.keys().copied()
+    }
+}

@@ -1,0 +1,77 @@
+//! Clusters of the real core: [`Shard`], the same that a node ships.
+
+use kauri_core::{
+    broker::{self, GroupInspection, Inspection},
+    config::NodeConfig,
+    ids::GroupId,
+    io::{Effects, Input},
+    replication::group::Role,
+    shard::Shard,
+    time::{Monotonic, Now},
+};
+use slog::Logger;
+
+use crate::{
+    core::{Core, Depth, GroupView, NodeView, PartitionView},
+    plan::Plan,
+    run::{self, Outcome},
+    trace::Trace,
+    workload,
+};
+
+/// Runs a plan.
+pub fn run(plan: &Plan, logger: Logger, trace: Trace) -> Outcome {
+    run::run::<Shard>(plan, workload::clients(plan), logger, trace)
+}
+
+impl Core for Shard {
+    fn start(config: NodeConfig, logger: Logger) -> Self {
+        Self::new(config, logger)
+    }
+
+    fn handle(&mut self, now: Now, input: Input) {
+        Self::handle(self, now, input);
+    }
+
+    fn poll(&mut self, now: Now, effects: &mut Effects) {
+        Self::poll(self, now, effects);
+    }
+
+    fn next_deadline(&self) -> Option<Monotonic> {
+        Self::next_deadline(self)
+    }
+
+    fn view(&self, depth: Depth, view: &mut NodeView) {
+        view.groups.clear();
+        // A core that still recovers shows nothing.
+        let Some(Inspection { groups, entry_bytes, tail_bytes, wal_queued_bytes, .. }) =
+            self.inspect(inspection_depth(depth))
+        else {
+            return;
+        };
+        view.buffered_bytes = entry_bytes + tail_bytes + wal_queued_bytes;
+        view.groups.extend(groups.into_iter().map(|group| group_view(group)));
+    }
+}
+
+fn inspection_depth(depth: Depth) -> broker::Depth {
+    match depth {
+        Depth::Shallow => broker::Depth::Shallow,
+        Depth::Deep => broker::Depth::Deep,
+    }
+}
+
+fn group_view(inspected: GroupInspection) -> GroupView {
+    let GroupInspection { group, replica, role, term, commit, applied, state_hash, log_start, next_offset, .. } =
+        inspected;
+    GroupView {
+        group,
+        replica,
+        term,
+        is_leader: role == Role::Leader,
+        commit,
+        applied,
+        state_hash,
+        partition: (group != GroupId::METADATA).then_some(PartitionView { log_start, next_offset }),
+    }
+}

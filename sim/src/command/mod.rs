@@ -1,0 +1,69 @@
+//! The commands of the binary, one file each.
+//!
+//! Invariant: exit code 0 means that everything held, 1 that some property did not, 2 that the command line was wrong.
+
+mod arguments;
+mod plan;
+mod print;
+mod replay;
+mod run;
+mod scenario;
+
+use std::process::ExitCode;
+
+use arguments::{Arguments, UsageError};
+
+const HELP: &str = "\
+kauri-sim: deterministic simulation of complete Kauri clusters
+
+  kauri-sim run --seeds A..B [--jobs N] [--twice] [--json] [--mutant NAME]
+      Runs the seeds A to B-1 on all cores and judges each. --twice runs every seed twice and compares the hashes;
+      without it every 64th seed runs twice in this process and once in another. The first failures are printed with
+      the command that replays them.
+  kauri-sim replay SEED [--trace] [--log] [--json] [--mutant NAME]
+      Runs one seed. --trace prints one line per event, --log what the nodes log.
+  kauri-sim plan SEED
+      Prints the plan of a seed: topology, configuration, workload and every fault.
+  kauri-sim scenario FILE [--trace] [--log] [--json] [--mutant NAME]
+      Runs a plan from a file, in the form that `plan` prints.
+
+Exit code: 0 if everything held, 1 if something did not, 2 if the command line was wrong.
+";
+
+enum Failed {
+    Usage(UsageError),
+    /// Something did not hold; it has been printed.
+    Verdict,
+}
+
+impl From<UsageError> for Failed {
+    fn from(error: UsageError) -> Self {
+        Self::Usage(error)
+    }
+}
+
+pub(crate) fn run(arguments: &[String]) -> ExitCode {
+    let result = match arguments.split_first().map(|(command, rest)| (command.as_str(), rest)) {
+        Some(("run", rest)) => run::run(Arguments::new(rest)),
+        Some(("replay", rest)) => replay::run(Arguments::new(rest)),
+        Some(("plan", rest)) => plan::run(Arguments::new(rest)),
+        Some(("scenario", rest)) => scenario::run(Arguments::new(rest)),
+        Some(("--help" | "-h" | "help", _)) => {
+            print::line(format_args!("{HELP}"));
+            Ok(())
+        }
+        Some((other, _)) => Err(UsageError::Unknown(other.to_owned()).into()),
+        None => {
+            eprint!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed::Verdict) => ExitCode::from(1),
+        Err(Failed::Usage(error)) => {
+            eprintln!("kauri-sim: {error}; see kauri-sim --help");
+            ExitCode::from(2)
+        }
+    }
+}
