@@ -16,7 +16,7 @@ use kauri_protocol::{
         delete_topics::DeletableTopicResult,
         describe_cluster::DescribeClusterBroker,
         describe_configs::{DescribeConfigsResourceResult, DescribeConfigsResult},
-        fetch::{FetchPartitionData, FetchableTopicResponse},
+        fetch::{AbortedTransaction, FetchPartitionData, FetchableTopicResponse},
         leader::{LeaderIdAndEpoch, NodeEndpoint},
         list_offsets::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse},
         metadata::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic},
@@ -154,6 +154,8 @@ pub struct Brokers {
     sessions: BTreeMap<i32, Session>,
     next_session: i32,
     pub fetch_bytes: usize,
+    /// Aborted transactions of every partition: producer and first offset.
+    pub aborted: Vec<(i64, i64)>,
     /// Errors for the next fetches of a partition.
     pub fetch_errors: BTreeMap<(Str, i32), VecDeque<ErrorCode>>,
 }
@@ -484,6 +486,8 @@ impl Brokers {
         }
         *left = left.saturating_sub(bytes.len());
         data.records = Some(Bytes::from(bytes).into());
+        let aborted = |&(producer_id, first_offset)| AbortedTransaction { producer_id, first_offset };
+        data.aborted_transactions = Some(self.aborted.iter().map(aborted).collect());
         data
     }
 

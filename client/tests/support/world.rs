@@ -214,6 +214,7 @@ impl World {
         self.settle(machine);
         let mut steps = 0u64;
         while !done(machine, self) {
+            self.settle(machine);
             let more = self.step(machine, limit);
             assert!(more, "not done after {duration:?}");
             steps += 1;

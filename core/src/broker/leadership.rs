@@ -22,13 +22,10 @@ const PREFERRED_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
 const TRANSFERS_MAX: usize = 50;
 /// Duties are looked at once in so many ticks.
 const DUTY_TICKS: u64 = 5;
-<<<<<<< HEAD
 /// A new leader of the metadata group lets all nodes connect before it calls one of them down: it may just have started.
 const CONNECT_MAX: std::time::Duration = std::time::Duration::from_secs(2);
-=======
 /// A node that went down is still named to clients for so long: Kafka's is the session of a broker.
 const LISTED_AFTER_DOWN: std::time::Duration = std::time::Duration::from_secs(30);
->>>>>>> main
 /// Entries that an in-sync replica may be behind.
 const IN_SYNC_LAG_MAX: u64 = 1000;
 
@@ -36,9 +33,12 @@ const IN_SYNC_LAG_MAX: u64 = 1000;
 #[derive(Debug, Default)]
 pub(super) struct Liveness {
     proposed: BTreeMap<NodeId, (bool, Term)>,
-<<<<<<< HEAD
     /// Since when this node leads the metadata group.
     since: Option<Monotonic>,
+    /// Nodes that went down, as the metadata have it, and when this node saw that.
+    went_down: BTreeMap<NodeId, Monotonic>,
+    /// Those of them that clients are still told about.
+    pub(super) lately_down: BTreeSet<NodeId>,
 }
 
 /// Where a leader is missed.
@@ -50,12 +50,6 @@ pub(super) struct Campaigns {
     pub(super) at: Option<Monotonic>,
     /// Other nodes are up than before: whoever waited for one that is gone moves up at once.
     view_changed: bool,
-=======
-    /// Nodes that went down, as the metadata have it, and when this node saw that.
-    went_down: BTreeMap<NodeId, Monotonic>,
-    /// Those of them that clients are still told about.
-    pub(super) lately_down: BTreeSet<NodeId>,
->>>>>>> main
 }
 
 impl Broker {
@@ -221,8 +215,6 @@ impl Broker {
 
     /// The leader of the metadata group tells it which nodes are up.
     fn watch_nodes(&mut self, now: Now) {
-<<<<<<< HEAD
-=======
         for node in self.image.nodes() {
             if node.is_live() {
                 self.liveness.went_down.remove(&node.id);
@@ -233,10 +225,10 @@ impl Broker {
         let lately = |since: &Monotonic| now.monotonic.since(*since) < LISTED_AFTER_DOWN;
         self.liveness.lately_down =
             self.liveness.went_down.iter().filter(|(_, since)| lately(since)).map(|(node, _)| *node).collect();
->>>>>>> main
         let Some(replica) = self.replicas.get(&GroupId::METADATA) else { return };
         if !replica.is_serving() {
-            self.liveness = Liveness::default();
+            self.liveness.proposed.clear();
+            self.liveness.since = None;
             return;
         }
         let term = replica.group.term();

@@ -280,13 +280,9 @@ impl Broker {
 
     /// Ends a turn: what was gathered leaves.
     pub(crate) fn finish(&mut self, now: Now, effects: &mut Effects) {
-<<<<<<< HEAD
-=======
-        self.advance(now, effects);
         // Once per turn, when everything that the turn appends is there: it shares one write and one sync.
         self.wal.poll(now, effects, &mut self.ids, &mut self.wal_events);
         self.take_wal_events(now);
->>>>>>> main
         self.write_behind(now, effects);
         self.advance_shutdown(now);
         self.peers.set_durable(self.wal.durable());

@@ -11,7 +11,6 @@ use crate::{
     limits,
     log::record::WalEvent,
     replication::{
-        RaftMessage,
         group::{ReadError, ReadToken, Role, RoleChange},
         peer::Envelope,
     },
@@ -241,16 +240,11 @@ impl Broker {
     }
 
     /// A message of another node's replica.
-<<<<<<< HEAD
-    pub(super) fn step(&mut self, from: NodeId, envelope: Envelope, message: RaftMessage) {
-        let Some(replica) = self.replicas.get_mut(&envelope.group) else { return };
-=======
     pub(super) fn step(&mut self, from: NodeId, envelope: Envelope, message: Message) {
         let Some(replica) = self.replicas.get_mut(&envelope.group) else {
             self.keep_early(from, envelope, message);
             return;
         };
->>>>>>> broker
         let known = envelope.to == replica.group.replica()
             && envelope.epoch == FIRST_EPOCH
             && replica.creation.member(envelope.from).is_some_and(|member| member.node == from);
