@@ -138,9 +138,17 @@ impl Connection {
         Ok(frame)
     }
 
-    /// Takes one frame from the broker.
+    /// Takes one frame from the broker. After an error the request it was meant for is still among the abandoned.
     pub fn receive(&mut self, frame: Bytes) -> Result<Received, ConnectionError> {
         let waiting = self.waiting.pop_front().ok_or(ConnectionError::OutOfOrder)?;
+        let received = self.interpret(&waiting, frame);
+        if received.is_err() {
+            self.waiting.push_front(waiting);
+        }
+        received
+    }
+
+    fn interpret(&mut self, waiting: &Waiting, frame: Bytes) -> Result<Received, ConnectionError> {
         let mut reader = Reader::new(frame.clone());
         let malformed = |error: kauri_protocol::wire::DecodeError| ConnectionError::Malformed(error.to_string());
         let header = ResponseHeader::decode(&mut reader, waiting.api, waiting.version).map_err(malformed)?;

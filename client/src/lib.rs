@@ -13,3 +13,5 @@ pub mod io;
 pub mod metadata;
 pub mod offsets;
 pub mod producer;
+#[cfg(feature = "tokio")]
+pub mod tokio;

@@ -106,6 +106,57 @@ fn a_cluster_starts_serves_stops_and_starts_again_from_the_same_directory() {
     again.stop();
 }
 
+/// What a client command prints; it must succeed.
+fn prints(cluster: &Cluster, input: &str, arguments: &[&str]) -> String {
+    let mut command = kauri();
+    command.args(arguments).args(["--bootstrap", &cluster.bootstrap[0]]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let Output { status, stdout, .. } = child.wait_with_output().unwrap();
+    assert_eq!(status.code(), Some(0), "{arguments:?}");
+    String::from_utf8(stdout).unwrap()
+}
+
+#[test]
+fn topics_records_and_benchmarks_from_the_command_line() {
+    let cluster = Cluster::start(&["--ephemeral", "--nodes", "1"]);
+    let kauri = |input, arguments: &[&str]| prints(&cluster, input, arguments);
+    let bootstrap = cluster.bootstrap[0].as_str();
+
+    kauri("", &["topic", "create", "orders", "--partitions", "3", "--config", "retention.ms=86400000"]);
+    let sentence = fails(&["topic", "create", "orders", "--bootstrap", bootstrap], 1);
+    assert!(sentence.starts_with("kauri: topic orders could not be created: TOPIC_ALREADY_EXISTS"), "{sentence}");
+    assert_eq!(kauri("", &["topic", "list"]), "orders  3 partitions\n");
+    let described = kauri("", &["topic", "describe", "orders"]);
+    assert!(described.contains("  retention.ms = 86400000\n") && described.contains("  partition 2  "), "{described}");
+
+    kauri("k:v\n", &["produce", "orders", "--partition", "1", "--key-separator", ":", "--header", "h=1"]);
+    assert_eq!(kauri("", &["consume", "orders", "--exit"]), "k\tv\th=1\n");
+    let lines = kauri("", &["consume", "orders", "--exit", "--json"]);
+    kauri(&lines, &["produce", "orders", "--json"]);
+    let copied = kauri("", &["consume", "orders", "--offset", "1", "--partition", "1", "--count", "1", "--json"]);
+    assert_eq!(copied, lines.replace("\"offset\":0", "\"offset\":1"), "what is printed can be written again");
+
+    // Without --exit a topic is followed; the count ends it.
+    let text = "first\nsecond\nthird";
+    kauri(text, &["produce", "created-by-use", "--compression", "zstd"]);
+    assert_eq!(kauri("", &["consume", "created-by-use", "--count", "2"]), "first\nsecond\n");
+    assert_eq!(kauri("", &["consume", "created-by-use", "--offset", "2", "--count", "1"]), "third\n");
+    assert_eq!(kauri("", &["consume", "created-by-use", "--offset", "latest", "--exit"]), "");
+
+    let wrote: serde_json::Value =
+        serde_json::from_str(&kauri("", &["bench", "produce", "--records", "500", "--size", "100", "--json"])).unwrap();
+    assert_eq!((&wrote["records"], &wrote["bytes"], &wrote["failures"]), (&500.into(), &50_000.into(), &0.into()));
+    let read: serde_json::Value = serde_json::from_str(&kauri("", &["bench", "consume", "--json"])).unwrap();
+    assert_eq!((&read["records"], &read["bytes"]), (&500.into(), &50_000.into()));
+
+    kauri("", &["topic", "delete", "orders", "created-by-use", "kauri-bench"]);
+    assert_eq!(kauri("", &["topic", "list"]), "");
+    let sentence = fails(&["consume", "orders", "--bootstrap", bootstrap], 1);
+    assert_eq!(sentence, "kauri: topic orders does not exist");
+    cluster.stop();
+}
+
 #[test]
 fn an_ephemeral_cluster_leaves_nothing() {
     let cluster = Cluster::start(&["--ephemeral", "--nodes", "1"]);

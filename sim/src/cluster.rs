@@ -44,7 +44,9 @@ impl Core for Shard {
     fn view(&self, depth: Depth, view: &mut NodeView) {
         view.groups.clear();
         // A core that still recovers shows nothing.
-        let Some(Inspection { groups, entry_bytes, tail_bytes, wal_queued_bytes, .. }) = self.inspect(inspection_depth(depth)) else {
+        let Some(Inspection { groups, entry_bytes, tail_bytes, wal_queued_bytes, .. }) =
+            self.inspect(inspection_depth(depth))
+        else {
             return;
         };
         view.buffered_bytes = entry_bytes + tail_bytes + wal_queued_bytes;

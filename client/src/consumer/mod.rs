@@ -70,6 +70,8 @@ pub struct Consumer {
     errors: VecDeque<PartitionError>,
     next_generation: u64,
     polled: Monotonic,
+    /// See [`Consumer::wants_poll`].
+    changed: bool,
 }
 
 impl Consumer {
@@ -88,6 +90,7 @@ impl Consumer {
             errors: VecDeque::new(),
             next_generation: 0,
             polled: Monotonic::default(),
+            changed: true,
         }
     }
 
@@ -102,6 +105,7 @@ impl Consumer {
     /// Has metadata of a topic fetched without reading it, for [`Consumer::cluster`].
     pub fn want_topic(&mut self, topic: &str) {
         self.cluster.want_topic(&Str::from(topic));
+        self.changed = true;
     }
 
     /// Reads a partition from `start` on. One that is read already starts over.
@@ -155,6 +159,7 @@ impl Consumer {
     pub fn resume(&mut self, topic: &str, partition: i32) -> bool {
         let Some(known) = self.partitions.get_mut(&(Str::from(topic), partition)) else { return false };
         known.paused = false;
+        self.changed = true;
         true
     }
 
@@ -213,6 +218,7 @@ impl Consumer {
 
     /// Starts to find an offset; see [`Consumer::next_found`].
     pub fn find_offset(&mut self, now: Now, topic: &str, partition: i32, at: OffsetAt, timeout: Duration) -> SearchId {
+        self.changed = true;
         self.offsets.search(now, &Str::from(topic), partition, at, Some(timeout))
     }
 
@@ -236,6 +242,13 @@ impl Consumer {
         self.fetch(now);
         self.cluster.poll(now, effects);
         self.take_answers(now);
+        self.changed = false;
+    }
+
+    /// Whether something was done since the last `poll` that makes another one worth while before
+    /// [`Consumer::next_deadline`].
+    pub fn wants_poll(&self) -> bool {
+        self.changed
     }
 
     pub fn next_deadline(&self) -> Option<Monotonic> {
@@ -246,6 +259,7 @@ impl Consumer {
     }
 
     fn new_generation(&mut self) -> u64 {
+        self.changed = true;
         self.next_generation += 1;
         self.next_generation
     }
@@ -291,6 +305,7 @@ impl Consumer {
                 Next::Batch(batch) => return Some((batch, generation)),
                 Next::ChunkEnd => {
                     self.arrivals.pop_front();
+                    self.changed = true;
                 }
                 Next::Failed(error) => self.stop(&place, error),
             }

@@ -93,6 +93,8 @@ pub struct Producer {
     next_id: u64,
     metadata_generation: u64,
     polled: Monotonic,
+    /// See [`Producer::wants_poll`].
+    changed: bool,
 }
 
 impl Producer {
@@ -117,6 +119,7 @@ impl Producer {
             next_id: 0,
             metadata_generation: 0,
             polled: Monotonic::default(),
+            changed: true,
         }
     }
 
@@ -154,6 +157,7 @@ impl Producer {
                 topic.unplaced.push_back((now.monotonic, Unplaced::new(id, &record, timestamp, charge)));
                 self.held_bytes += charge;
                 self.next_id += 1;
+                self.changed = true;
                 return Ok(id);
             }
             (None, Some(key)) => partition_of_key(key, topic.partition_count),
@@ -193,6 +197,11 @@ impl Producer {
             self.partitions[slot].flush();
             self.note(now, slot);
         }
+    }
+
+    /// The number of the next record.
+    pub fn next_id(&self) -> SendId {
+        SendId(self.next_id)
     }
 
     /// Whether every record taken has its result, be it taken out or not.
@@ -256,6 +265,13 @@ impl Producer {
                 break;
             }
         }
+        self.changed = false;
+    }
+
+    /// Whether something was done since the last `poll` that makes another one worth while before
+    /// [`Producer::next_deadline`]. Most records only join a batch that is waiting anyway.
+    pub fn wants_poll(&self) -> bool {
+        self.changed
     }
 
     /// When `poll` has something to do although nothing happened.
@@ -296,10 +312,11 @@ impl Producer {
     fn note(&mut self, now: Now, slot: Slot) {
         let partition = &mut self.partitions[slot];
         if partition.is_due() {
-            self.due.insert(slot);
+            self.changed |= self.due.insert(slot);
         }
         let next = partition.next_wake(now, &self.config);
         if next != partition.timer {
+            self.changed = true;
             partition.timer.take().into_iter().for_each(|at| {
                 self.timers.remove(&(at, slot));
             });

@@ -536,3 +536,30 @@ fn proves_absence(error: ErrorCode) -> bool {
             | ErrorCode::ProducerFenced
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequence_numbers_wrap() {
+        let config = ProducerConfig { batch_bytes: 1, ..ProducerConfig::default() };
+        let now = Now::default();
+        let identity = Some(Identity { id: 7, epoch: 0 });
+        let mut results = Results::default();
+        let mut partition = Partition::new(Str::from("t"), 0);
+        let mut sequences = Vec::new();
+        for record in 0..4 {
+            partition.append(now, &config, SendId(record), 0, None, Some(b"v"), &[], 10).unwrap();
+            if record == 1 {
+                partition.next_sequence = i32::MAX - 1;
+            }
+            let bytes = partition.encode(identity, &mut results).unwrap();
+            sequences.push(BatchView::new(bytes).unwrap().header().producer.base_sequence);
+            partition.sent(CallId(record), 1);
+            let written = Written { base_offset: None, append_time: None };
+            partition.settle(now, &config, CallId(record), Attempt::Written(written), &mut results);
+        }
+        assert_eq!(sequences, [0, i32::MAX - 1, i32::MAX, 0]);
+    }
+}

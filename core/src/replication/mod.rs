@@ -3,3 +3,6 @@
 
 pub mod group;
 pub mod peer;
+
+/// A message between two replicas, to be carried and not to be looked into.
+pub type RaftMessage = raft::prelude::Message;

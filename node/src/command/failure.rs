@@ -2,15 +2,23 @@
 
 use std::{io, path::PathBuf, process::ExitCode};
 
+use kauri_client::{
+    admin::AdminError,
+    consumer::PartitionError,
+    offsets::OffsetError,
+    producer::{ProduceFailure, SendError},
+};
 use kauri_core::{config::Endpoint, io::Exit};
+use kauri_protocol::records::BatchError;
 
+use super::lines::LineError;
 use crate::{
     driver::{DataDirectoryError, NodeEnd},
     settings::SettingsError,
 };
 
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     #[error("{0}")]
     Settings(#[from] SettingsError),
     #[error("--data-dir: {0}")]
@@ -31,20 +39,55 @@ pub enum Failure {
     NodeEnded { node: Option<i32>, end: NodeEnd },
     #[error("the nodes did not stop within {seconds} s and were given up; nothing that was acknowledged is lost")]
     NotStopped { seconds: u64 },
+    #[error("--bootstrap: {0}")]
+    Cluster(AdminError),
+    #[error("topic {topic} could not be {action}: {error}")]
+    Topic { action: &'static str, topic: String, error: AdminError },
+    #[error("topic {0} does not exist")]
+    NoTopic(String),
+    #[error("--partition {partition}: topic {topic} has only the partitions 0 to {}", .partitions - 1)]
+    NoPartition { topic: String, partition: i32, partitions: usize },
+    #[error("the end of partition {partition} of topic {topic} is not known: {error}")]
+    NoEnd { topic: String, partition: i32, error: OffsetError },
+    #[error("standard input cannot be read: {0}")]
+    Input(io::Error),
+    #[error("line {number}: {error}")]
+    Line { number: u64, error: LineError },
+    #[error("record {number} was not sent: {error}")]
+    NotSent { number: u64, error: SendError },
+    #[error("record {number} was not written: {error}")]
+    NotWritten { number: u64, error: ProduceFailure },
+    #[error("{0}")]
+    NotRead(PartitionError),
+    #[error("a batch of records is damaged: {0}")]
+    DamagedBatch(BatchError),
+    #[error("{0} records were not written")]
+    BenchFailures(u64),
 }
 
 impl Failure {
-    pub fn exit_code(&self) -> ExitCode {
+    pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Settings(_) | Self::NoHome | Self::OtherCluster { .. } | Self::Ports { .. } => 2,
             Self::NodeEnded { end: NodeEnd::Exit(Exit::Refused(_)), .. } => 3,
-            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::DataDirectory(_)
             | Self::Listen { .. }
             | Self::System(_)
             | Self::Output(_)
             | Self::NodeEnded { .. }
-            | Self::NotStopped { .. } => 1,
+            | Self::NotStopped { .. }
+            | Self::Cluster(_)
+            | Self::Topic { .. }
+            | Self::NoTopic(_)
+            | Self::NoPartition { .. }
+            | Self::NoEnd { .. }
+            | Self::Input(_)
+            | Self::Line { .. }
+            | Self::NotSent { .. }
+            | Self::NotWritten { .. }
+            | Self::NotRead(_)
+            | Self::DamagedBatch(_)
+            | Self::BenchFailures(_) => 1,
         })
     }
 }

@@ -6,10 +6,17 @@
 //! Exit codes: 0 success, 1 it failed, 2 the command line or the configuration is wrong, 3 refused, because going on
 //! would endanger data.
 
+mod base64;
+mod bench;
+mod cluster;
+mod consume;
 mod dev;
 mod failure;
+mod lines;
+mod produce;
 mod running;
 mod server;
+mod topic;
 
 use std::{
     io::{self, Write},
@@ -22,7 +29,7 @@ use slog::Logger;
 
 use crate::driver::Core;
 
-pub use self::failure::Failure;
+use self::failure::Failure;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -30,7 +37,9 @@ pub use self::failure::Failure;
     version = version(),
     about = "A strongly consistent, Kafka-compatible event log",
     after_help = "Examples:\n  kauri dev                            three nodes on this machine, ready for any Kafka client\n  \
-                  kauri server --config kauri.toml     one node of a cluster",
+                  kauri server --config kauri.toml     one node of a cluster\n  \
+                  echo hello | kauri produce greetings\n  \
+                  kauri consume greetings --exit",
     max_term_width = 100
 )]
 struct CommandLine {
@@ -42,6 +51,10 @@ struct CommandLine {
 enum Command {
     Dev(dev::Dev),
     Server(Box<server::Server>),
+    Topic(topic::Topic),
+    Produce(produce::Produce),
+    Consume(consume::Consume),
+    Bench(bench::Bench),
 }
 
 /// Runs the command that the process was started with, and says how it ended.
@@ -50,9 +63,15 @@ pub fn run<C: Core>(new_core: impl Fn(NodeConfig, Logger) -> C + Clone + Send + 
     let result = match line.command {
         Command::Dev(dev) => dev.run(new_core),
         Command::Server(server) => server.run(new_core),
+        Command::Topic(topic) => topic.run(),
+        Command::Produce(produce) => produce.run(),
+        Command::Consume(consume) => consume.run(),
+        Command::Bench(bench) => bench.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has seen enough.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             // Without standard error there is nobody to tell.
             drop(writeln!(io::stderr(), "kauri: {failure}"));
@@ -68,10 +87,14 @@ fn version() -> String {
     format!("{} (commit {commit}, {profile}, {system} {processor})", env!("CARGO_PKG_VERSION"))
 }
 
-/// Writes to standard output. A reader that went away ends the command without a complaint, as it does elsewhere.
+/// Writes to standard output.
 fn say(text: &str) -> Result<(), Failure> {
+    say_bytes(text.as_bytes())
+}
+
+fn say_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(Failure::Output)
 }
 
 #[cfg(test)]
@@ -81,12 +104,14 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound_and_every_command_has_examples() {
+        fn check(command: &clap::Command) {
+            let help = command.clone().render_long_help().to_string();
+            assert!(help.contains("Examples:"), "{} has none", command.get_name());
+            command.get_subcommands().filter(|command| command.get_name() != "help").for_each(check);
+        }
         let mut line = CommandLine::command();
         line.clone().debug_assert();
         line.build();
-        for command in line.get_subcommands().filter(|command| command.get_name() != "help") {
-            let help = command.clone().render_long_help().to_string();
-            assert!(help.contains("Examples:"), "{} has none", command.get_name());
-        }
+        check(&line);
     }
 }

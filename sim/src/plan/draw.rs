@@ -4,8 +4,8 @@
 //! draws from a stream of its own, so that a change to one kind leaves the plans of all others as they were.
 
 use super::{
-    Configuration, ConsumerPlan, CrashKind, Fault, Moment, NetworkPlan, NodePlan, Plan, ProbePlan, ProducerPlan,
-    TimedFault, TopicPlan, TurnCost, Workload,
+    ClientKind, Configuration, ConsumerPlan, CrashKind, Fault, Moment, NetworkPlan, NodePlan, Plan, ProbePlan,
+    ProducerPlan, TimedFault, TopicPlan, TurnCost, Workload,
 };
 use crate::{
     dice::{Chance, Dice},
@@ -155,16 +155,24 @@ fn draw_workload(seed: u64, nodes: usize) -> Workload {
         });
     }
     let producers = (0..dice.range(2, 4)).map(|_| ProducerPlan {
+        client: draw_client(&mut dice),
         pause: Span::milliseconds(*dice.pick(&[30, 60, 120])),
         value_bytes: *dice.pick(&[16, 100, 1_000, 10_000]),
     });
     let producers = producers.collect();
     let consumers = (0..dice.range(1, 2))
-        .map(|_| ConsumerPlan { fetch_bytes_max: *dice.pick(&[1 << 10, 64 << 10, 1 << 20]) })
+        .map(|_| ConsumerPlan {
+            client: draw_client(&mut dice),
+            fetch_bytes_max: *dice.pick(&[1 << 10, 64 << 10, 1 << 20]),
+        })
         .collect();
     let probes =
         (0..dice.range(1, 2)).map(|_| ProbePlan { pause: Span::milliseconds(*dice.pick(&[100, 500])) }).collect();
     Workload { topics, producers, consumers, probes }
+}
+
+fn draw_client(dice: &mut Dice) -> ClientKind {
+    if dice.below(3) == 0 { ClientKind::Plain } else { ClientKind::Sdk }
 }
 
 /// The kinds of fault that a seed may have, each with a stream of its own.

@@ -88,9 +88,19 @@ pub struct TopicPlan {
     pub replicas: u32,
 }
 
+/// Which code a client runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ClientKind {
+    /// Kauri's SDK, with the newest versions of everything.
+    Sdk,
+    /// The simulator's own, in versions drawn from all there are.
+    Plain,
+}
+
 /// An idempotent producer with acks=all that writes to all partitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProducerPlan {
+    pub client: ClientKind,
     /// Between two records on average.
     pub pause: Span,
     pub value_bytes: usize,
@@ -99,6 +109,7 @@ pub struct ProducerPlan {
 /// Reads all partitions from the beginning and goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumerPlan {
+    pub client: ClientKind,
     pub fetch_bytes_max: u32,
 }
 

@@ -3,8 +3,8 @@
 use std::{fmt, str::FromStr};
 
 use super::{
-    Configuration, ConsumerPlan, CrashKind, Fault, Moment, NetworkPlan, NodePlan, Plan, ProbePlan, ProducerPlan,
-    TimedFault, TopicPlan, TurnCost, Workload,
+    ClientKind, Configuration, ConsumerPlan, CrashKind, Fault, Moment, NetworkPlan, NodePlan, Plan, ProbePlan,
+    ProducerPlan, TimedFault, TopicPlan, TurnCost, Workload,
     fields::{Fields, LineError},
 };
 use crate::{
@@ -51,11 +51,11 @@ impl fmt::Display for Plan {
         for TopicPlan { name, partitions, replicas } in &self.workload.topics {
             writeln!(f, "topic name={name} partitions={partitions} replicas={replicas}")?;
         }
-        for ProducerPlan { pause, value_bytes } in &self.workload.producers {
-            writeln!(f, "producer pause={pause} value_bytes={value_bytes}")?;
+        for ProducerPlan { client, pause, value_bytes } in &self.workload.producers {
+            writeln!(f, "producer client={} pause={pause} value_bytes={value_bytes}", client.name())?;
         }
-        for ConsumerPlan { fetch_bytes_max } in &self.workload.consumers {
-            writeln!(f, "consumer fetch_bytes_max={fetch_bytes_max}")?;
+        for ConsumerPlan { client, fetch_bytes_max } in &self.workload.consumers {
+            writeln!(f, "consumer client={} fetch_bytes_max={fetch_bytes_max}", client.name())?;
         }
         for ProbePlan { pause } in &self.workload.probes {
             writeln!(f, "probe pause={pause}")?;
@@ -135,6 +135,19 @@ impl CrashKind {
 
     fn parse(text: &str) -> Option<Self> {
         [Self::Process, Self::Power].into_iter().find(|kind| kind.name() == text)
+    }
+}
+
+impl ClientKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sdk => "sdk",
+            Self::Plain => "plain",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Sdk, Self::Plain].into_iter().find(|kind| kind.name() == text)
     }
 }
 
@@ -290,9 +303,16 @@ impl Parts {
                 replicas: f.take("replicas")?,
             }),
             "producer" => {
-                self.producers.push(ProducerPlan { pause: f.take("pause")?, value_bytes: f.take("value_bytes")? });
+                self.producers.push(ProducerPlan {
+                    client: f.take_with("client", ClientKind::parse)?,
+                    pause: f.take("pause")?,
+                    value_bytes: f.take("value_bytes")?,
+                });
             }
-            "consumer" => self.consumers.push(ConsumerPlan { fetch_bytes_max: f.take("fetch_bytes_max")? }),
+            "consumer" => self.consumers.push(ConsumerPlan {
+                client: f.take_with("client", ClientKind::parse)?,
+                fetch_bytes_max: f.take("fetch_bytes_max")?,
+            }),
             "probe" => self.probes.push(ProbePlan { pause: f.take("pause")? }),
             other => return Err(LineError::Kind(other.to_owned())),
         }

@@ -1,7 +1,7 @@
 //! An idempotent producer with acks=all.
 //!
-//! It numbers its records, keeps up to five batches in flight for each partition and repeats what was not answered, in
-//! order and with the same sequence numbers, for as long as it lives. Now and then its process ends: what was not
+//! It numbers its records, keeps one batch in flight for each partition and repeats what was not answered, in order and
+//! with the same sequence numbers, for as long as it lives. Now and then its process ends: what was not
 //! answered stays unknown, bytes of its old connections may still arrive, and another process with another producer id
 //! goes on. Invariant: a send becomes acknowledged or failed only by an answer that says so.
 
@@ -19,8 +19,8 @@ use kauri_protocol::{
 };
 
 use super::{
+    super::partitions::Partitions,
     kafka::{Kafka, Told, version},
-    partitions::Partitions,
     wire,
 };
 use crate::{
@@ -31,8 +31,6 @@ use crate::{
     time::{Instant, Span},
 };
 
-/// Kafka's protocol allows five batches in flight.
-const IN_FLIGHT_MAX: u64 = 5;
 /// Beyond this nothing new is sent to a partition until something is answered.
 const QUEUED_MAX: usize = 20;
 /// Numbers of the processes of one producer: each is a producer of its own.
@@ -45,9 +43,6 @@ enum What {
 }
 
 struct Batch {
-    /// Batches of this partition before it. Brokers remember the last five: none may go out that is further behind
-    /// the oldest one without an answer.
-    number: usize,
     base_sequence: i32,
     sends: Vec<SendNumber>,
     bytes: Bytes,
@@ -59,13 +54,12 @@ struct Batch {
 #[derive(Default)]
 struct Queue {
     batches: VecDeque<Batch>,
-    next_batch: usize,
     next_sequence: i32,
     /// A record sent after the chaos was acknowledged.
     healed: bool,
 }
 
-pub(super) struct Writer {
+pub(in crate::workload) struct Writer {
     kafka: Kafka<What>,
     number: u32,
     process: u32,
@@ -75,7 +69,6 @@ pub(super) struct Writer {
     crash: Chance,
     produce_version: i16,
     identity_version: i16,
-    in_flight_max: usize,
     compression: Compression,
     identity: Option<Identity>,
     identity_asked: bool,
@@ -87,9 +80,9 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(plan: &Plan, number: usize, producer: &ProducerPlan) -> Self {
+    pub(in crate::workload) fn new(plan: &Plan, number: usize, producer: &ProducerPlan) -> Self {
         let mut dice = Dice::new(plan.seed, "producer", number, 0);
-        let ProducerPlan { pause, value_bytes } = *producer;
+        let ProducerPlan { pause, value_bytes, .. } = *producer;
         let compressions = [
             Compression::None,
             Compression::None,
@@ -111,7 +104,6 @@ impl Writer {
             crash: *dice.pick(&[Chance::NEVER, Chance::NEVER, Chance(2_000)]),
             produce_version: version(&mut dice, ProduceRequest::API).max(oldest),
             identity_version: version(&mut dice, InitProducerIdRequest::API),
-            in_flight_max: usize::try_from(dice.range(1, IN_FLIGHT_MAX)).expect("at most five"),
             compression,
             identity: None,
             identity_asked: false,
@@ -152,42 +144,34 @@ impl Writer {
             sends.push(history.send(partition, value, now));
         }
         let base_sequence = queue.next_sequence;
-        let number = queue.next_batch;
-        queue.next_batch += 1;
         queue.next_sequence += i32::try_from(records).expect("few records");
         let bytes = builder.build(Identity { base_sequence, ..identity }).expect("a small batch can be built");
-        queue.batches.push_back(Batch { number, base_sequence, sends, bytes, in_flight: false, send_at: now });
+        queue.batches.push_back(Batch { base_sequence, sends, bytes, in_flight: false, send_at: now });
     }
 
-    /// Sends what may be sent of a partition: in order, and nothing before what failed.
+    /// Sends the next batch of a partition, if it is time.
     fn send(&mut self, now: Instant, partition: Partition, history: &mut History) {
         let queue = self.queues.get_mut(&partition).expect("every partition has one");
-        let Some(end) = queue.batches.front().map(|oldest| oldest.number + self.in_flight_max) else { return };
+        let Some(batch) = queue.batches.front_mut() else { return };
         let Some(leader) = self.kafka.leader(partition) else { return };
-        let (topic, index) = self.kafka.partitions.name(partition);
-        let topic = topic.clone();
-        for batch in queue.batches.iter_mut().take_while(|batch| batch.number < end) {
-            if batch.in_flight {
-                continue;
-            }
-            if now < batch.send_at {
-                break;
-            }
-            batch.in_flight = true;
-            history.note(|| {
-                let (name, sequence) = (&self.kafka.name, batch.base_sequence);
-                format!("{name}: sequence {sequence} of {partition} to node {}", leader.node)
-            });
-            let data = PartitionProduceData { index, records: Some(batch.bytes.clone()) };
-            let request = ProduceRequest {
-                transactional_id: None,
-                acks: -1,
-                timeout_ms: 10_000,
-                topic_data: vec![TopicProduceData { name: topic.clone(), partition_data: vec![data] }],
-            };
-            let what = What::Batch { partition, base_sequence: batch.base_sequence };
-            self.kafka.request(now, leader.node, &request, self.produce_version, what);
+        if batch.in_flight || now < batch.send_at {
+            return;
         }
+        batch.in_flight = true;
+        history.note(|| {
+            let (name, sequence) = (&self.kafka.name, batch.base_sequence);
+            format!("{name}: sequence {sequence} of {partition} to node {}", leader.node)
+        });
+        let (topic, index) = self.kafka.partitions.name(partition);
+        let data = PartitionProduceData { index, records: Some(batch.bytes.clone()) };
+        let request = ProduceRequest {
+            transactional_id: None,
+            acks: -1,
+            timeout_ms: 10_000,
+            topic_data: vec![TopicProduceData { name: topic.clone(), partition_data: vec![data] }],
+        };
+        let what = What::Batch { partition, base_sequence: batch.base_sequence };
+        self.kafka.request(now, leader.node, &request, self.produce_version, what);
     }
 
     fn batch_answered(
@@ -343,10 +327,7 @@ impl Client for Writer {
             .iter()
             // Without a leader, the answer to a question is what comes next.
             .filter(|(partition, _)| self.kafka.leader(**partition).is_some())
-            .filter_map(|(_, queue)| {
-                let end = queue.batches.front()?.number + self.in_flight_max;
-                queue.batches.iter().take_while(|batch| batch.number < end).find(|batch| !batch.in_flight)
-            })
+            .filter_map(|(_, queue)| queue.batches.front().filter(|batch| !batch.in_flight))
             .map(|batch| batch.send_at)
             .min();
         [identity, record, repeat, self.kafka.next_deadline()].into_iter().flatten().min()

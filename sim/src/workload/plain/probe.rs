@@ -10,8 +10,8 @@ use kauri_protocol::{
 };
 
 use super::{
+    super::partitions::Partitions,
     kafka::{Kafka, Told, version},
-    partitions::Partitions,
     wire,
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     time::{Instant, Span},
 };
 
-pub(super) struct Prober {
+pub(in crate::workload) struct Prober {
     kafka: Kafka<(Partition, ProbeNumber)>,
     pause: Span,
     version: i16,
@@ -34,7 +34,7 @@ pub(super) struct Prober {
 }
 
 impl Prober {
-    pub(super) fn new(plan: &Plan, number: usize, probe: &ProbePlan) -> Self {
+    pub(in crate::workload) fn new(plan: &Plan, number: usize, probe: &ProbePlan) -> Self {
         let mut dice = Dice::new(plan.seed, "probe", number, 0);
         let ProbePlan { pause } = *probe;
         // Version 0 answers with a list of offsets, which is another question.

@@ -6,8 +6,8 @@ use kauri_protocol::{
 };
 
 use super::{
+    super::partitions::Partitions,
     kafka::{Kafka, Told, version},
-    partitions::Partitions,
     wire,
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 const RETRY: Span = Span::milliseconds(250);
 
 /// Asks until all topics exist.
-pub(super) struct Admin {
+pub(in crate::workload) struct Admin {
     kafka: Kafka<()>,
     missing: Vec<TopicPlan>,
     version: i16,
@@ -31,7 +31,7 @@ pub(super) struct Admin {
 }
 
 impl Admin {
-    pub(super) fn new(plan: &Plan) -> Self {
+    pub(in crate::workload) fn new(plan: &Plan) -> Self {
         let mut dice = Dice::new(plan.seed, "admin", 0, 0);
         let version = version(&mut dice, CreateTopicsRequest::API);
         let partitions = Partitions::of(&plan.workload);

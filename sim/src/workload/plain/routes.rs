@@ -10,7 +10,7 @@ use kauri_protocol::{
     },
 };
 
-use super::partitions::Partitions;
+use super::super::partitions::Partitions;
 use crate::{
     client::node_of,
     history::Partition,

@@ -7,7 +7,7 @@ use kauri_protocol::{
 };
 
 use super::{
-    partitions::Partitions,
+    super::partitions::Partitions,
     routes::{Leader, Routes},
     wire::{self, Heard, Wire},
 };

@@ -13,8 +13,8 @@ use kauri_protocol::{
 };
 
 use super::{
+    super::partitions::Partitions,
     kafka::{Kafka, Told, version},
-    partitions::Partitions,
     wire,
 };
 use crate::{
@@ -33,7 +33,7 @@ struct Asked {
     node: usize,
 }
 
-pub(super) struct Reader {
+pub(in crate::workload) struct Reader {
     kafka: Kafka<Asked>,
     number: u32,
     bytes_max: u32,
@@ -46,7 +46,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(plan: &Plan, number: usize, consumer: &ConsumerPlan) -> Self {
+    pub(in crate::workload) fn new(plan: &Plan, number: usize, consumer: &ConsumerPlan) -> Self {
         let mut dice = Dice::new(plan.seed, "consumer", number, 0);
         let version = version(&mut dice, FetchRequest::API);
         let checks_epochs = dice.coin();
