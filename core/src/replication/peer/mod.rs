@@ -330,10 +330,7 @@ impl Peers {
     pub fn is_connected(&self, node: NodeId) -> bool {
         node == self.own.node
             || self.is_up(node)
-                && self
-                    .peers
-                    .get(&node)
-                    .is_some_and(|peer| peer.outgoing[Lane::Raft.index()].is_established())
+                && self.peers.get(&node).is_some_and(|peer| peer.outgoing[Lane::Raft.index()].is_established())
     }
 
     /// The newest boot number heard of; for this node its own.
