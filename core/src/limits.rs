@@ -158,18 +158,25 @@ pub const LEADER_RECORDS_MAX: usize = 4096;
 
 /// Fetch sessions per node (Kafka: max.incremental.fetch.session.cache.slots).
 pub const FETCH_SESSIONS_MAX: usize = 1000;
+/// Bytes of answers, and of reads for them, beyond which a fetch returns no more than one batch and a connection starts
+/// nothing before its socket took all it was given.
+pub const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Frames that batches, entries and answers keep alive; beyond it what holds them is written and dropped.
+pub const FRAMES_BYTES_MAX: usize = 128 << 20;
 /// Records of one answer to a fetch, unless a single batch is larger, and what it reads from the disk for them. Kafka's
 /// default of fetch.max.bytes is 55 MiB; here a client that does not read its answers keeps so much in memory.
 pub const FETCH_BYTES_MAX: usize = 16 << 20;
 /// Bytes of one disk read on behalf of a fetch.
 pub const FETCH_READ_BYTES: usize = 1 << 20;
 
+/// Leader epochs remembered per partition.
+pub const LEADER_EPOCHS_MAX: usize = 1024;
 /// Batches remembered per producer (Kafka's protocol allows five in flight).
 pub const PRODUCER_BATCHES: usize = 5;
 /// Producers remembered per partition.
 pub const PRODUCERS_MAX: usize = 100_000;
-/// Uncompressed records that a search by time may produce from one batch.
-pub const SEARCH_RECORDS_BYTES_MAX: usize = 128 << 20;
+/// Uncompressed records that a search by time may produce from one batch; of a larger one it finds the first record.
+pub const SEARCH_RECORDS_BYTES_MAX: usize = 4 << 20;
 /// Segment files written at a time.
 pub const SEGMENT_FILES_MAX: usize = 8;
 /// Applied batches that a partition keeps in memory for readers that follow, although they are on disk.

@@ -47,7 +47,12 @@ impl Shard {
     pub fn handle(&mut self, now: Now, input: Input) {
         match input {
             Input::ClientConnected { connection } => self.sessions.connected(connection),
-            Input::ClientFrame { connection, frame } => self.sessions.frame(connection, frame),
+            Input::ClientFrame { connection, frame } => {
+                if let Phase::Running(broker) = &mut self.phase {
+                    broker.watch_frame(&frame);
+                }
+                self.sessions.frame(connection, frame);
+            }
             Input::ClientWritten { connection, bytes } => self.sessions.written(connection, bytes),
             Input::ClientClosed { connection } => self.client_closed(connection),
             Input::Disk { operation, result } => self.disk(now, operation, result),
@@ -123,10 +128,12 @@ impl Shard {
             let mut moved = false;
             while let Some((request, event)) = broker.next_event() {
                 moved = true;
+                broker.set_unsent(self.sessions.unsent_bytes());
                 resume(&mut self.requests, &mut self.sessions, broker, now, request, event);
             }
             while let Some(request) = self.sessions.next_request() {
                 moved = true;
+                broker.set_unsent(self.sessions.unsent_bytes());
                 let id = request.id;
                 let exchange =
                     Exchange { id, api: request.api, version: request.version, correlation: request.correlation };

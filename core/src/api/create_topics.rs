@@ -75,7 +75,12 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: 
                 });
                 let configs: Vec<_> = configs.collect();
                 result.configs = Some(describe_configs(&configs)?);
-                broker.create_topic(now, &mut placer, &topic.name, demand, configs, request.validate_only, waiter)
+                let command = broker.plan_topic(&mut placer, &topic.name, &demand, configs)?;
+                if request.validate_only {
+                    broker.check_topic(&command)
+                } else {
+                    broker.create_topic(now, command, waiter)
+                }
             })
         };
         match started {

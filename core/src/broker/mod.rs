@@ -13,6 +13,7 @@ pub mod broker_config;
 pub mod controller;
 mod deadlines;
 mod forming;
+mod frames;
 mod groups;
 mod inspect;
 mod leadership;
@@ -21,6 +22,7 @@ mod producer_ids;
 mod raft;
 pub mod reads;
 mod replica;
+mod runs;
 mod shutdown;
 mod storage;
 mod topics;
@@ -29,6 +31,7 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use bytes::Bytes;
 use slog::{Logger, error, info};
 
 pub use append::Refusal;
@@ -41,6 +44,7 @@ pub use views::{Leader, View};
 use self::{
     controller::{Calls, Forwarded},
     deadlines::Deadlines,
+    frames::Frames,
     leadership::{Campaigns, Liveness},
     producer_ids::ProducerIds,
     reads::Reads,
@@ -135,6 +139,11 @@ pub struct Broker {
     shutdown: Shutdown,
     mint: Stream,
     jitter: Stream,
+    /// Bytes of answers that there is room for.
+    answer_room: usize,
+    frames: Frames,
+    /// Partitions with batches in memory, or on their way to their files, and when the last one was applied.
+    live_logs: BTreeMap<GroupId, Monotonic>,
     notices: Vec<Notice>,
     serving: bool,
     exit: Option<Exit>,
@@ -177,7 +186,6 @@ impl Broker {
             peers,
             peer_events: Vec::new(),
             dirty: replicas.keys().copied().collect(),
-            replicas,
             group_output: GroupOutput::default(),
             removals: destroyed.iter().copied().map(Removal::new).collect(),
             segment_operations,
@@ -208,9 +216,13 @@ impl Broker {
             shutdown: Shutdown::default(),
             mint: stream("mint"),
             jitter: stream("campaign"),
+            answer_room: 0,
+            frames: Frames::default(),
+            live_logs: replicas.keys().map(|group| (*group, now.monotonic)).collect(),
             notices: vec![Notice::Recovered],
             serving: false,
             exit: None,
+            replicas,
             identity,
             config,
         };
@@ -221,6 +233,9 @@ impl Broker {
 
     /// Takes every input but those about clients.
     pub(crate) fn handle(&mut self, now: Now, input: Input) {
+        if let Input::LinkFrame { frame, .. } = &input {
+            self.frames.watch(frame);
+        }
         if self.peers.handle(now, &input) {
             return;
         }
@@ -314,6 +329,21 @@ impl Broker {
     pub(crate) fn abandon(&mut self, request: RequestId) {
         self.forget(request);
         self.withdraw_if_crowded(request);
+    }
+
+    /// How many bytes of answers sockets have not taken.
+    pub(crate) fn set_unsent(&mut self, bytes: usize) {
+        self.answer_room = limits::ANSWER_BYTES_MAX.saturating_sub(bytes);
+    }
+
+    /// How many bytes of records an answer may have now; one batch is always allowed.
+    pub(crate) fn answer_room(&self) -> usize {
+        self.answer_room.saturating_sub(self.reads.fetch_bytes())
+    }
+
+    /// Batches may be slices of this frame from now on.
+    pub(crate) fn watch_frame(&mut self, frame: &Bytes) {
+        self.frames.watch(frame);
     }
 
     pub(crate) fn set_deadline(&mut self, request: RequestId, at: Monotonic) {

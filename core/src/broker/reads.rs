@@ -13,11 +13,11 @@ use slog::error;
 
 use bytes::Bytes;
 
-use super::Broker;
+use super::{Broker, runs::Run};
 use crate::{
     api::{Event, Waiter},
     ids::{GroupId, LeaderEpoch, LogIndex, Offset, OperationId},
-    io::{DiskError, DiskOperation, DiskOutput, Effects, Exit},
+    io::{DiskAction, DiskError, DiskOperation, DiskOutput, Effects, Exit, FileName},
     limits::SEARCH_RECORDS_BYTES_MAX,
     log::{
         read::EntryRead,
@@ -79,6 +79,7 @@ pub(super) struct Reads {
     /// Issued, not yet handed to the driver.
     start: Vec<DiskOperation>,
     pub(super) last_token: u64,
+    fetch_bytes: usize,
     /// Reads of entries that are not complete.
     entries: BTreeMap<(GroupId, LogIndex), EntryBatch>,
 }
@@ -87,10 +88,10 @@ pub(super) struct Reads {
 enum Purpose {
     Fetch { group: GroupId, plan: ReadPlan, waiter: Waiter },
     Search { group: GroupId, plan: ReadPlan, waiter: Waiter, goal: i64 },
-    Entry { group: GroupId, first: LogIndex, place: usize, read: EntryRead },
+    Entries { group: GroupId, first: LogIndex, run: Run },
 }
 
-/// Entries of a group that are read together.
+/// Entries of a group that are wanted together.
 #[derive(Debug)]
 struct EntryBatch {
     payloads: Vec<Option<Payload>>,
@@ -111,7 +112,15 @@ impl Reads {
         effects.disk.append(&mut self.start);
     }
 
-    fn start(&mut self, id: OperationId, action: crate::io::DiskAction, purpose: Purpose) {
+    /// Memory that reads under way for fetches will take.
+    pub(super) fn fetch_bytes(&self) -> usize {
+        self.fetch_bytes
+    }
+
+    fn start(&mut self, id: OperationId, action: DiskAction, purpose: Purpose) {
+        if let Purpose::Fetch { plan, .. } = &purpose {
+            self.fetch_bytes += plan.bytes();
+        }
         self.open.insert(id, purpose);
         self.start.push(DiskOperation { id, action });
     }
@@ -205,23 +214,24 @@ impl Broker {
 
     /// Entries that a follower, or apply, needs and that are no longer in memory.
     pub(super) fn read_entries(&mut self, group: GroupId, fetch: Fetch, _effects: &mut Effects) {
-        let Some(replica) = self.replicas.get(&group) else { return };
+        if !self.replicas.contains_key(&group) {
+            return;
+        }
         let missing = fetch.locations.len();
         let mut batch = EntryBatch { payloads: vec![None; missing], missing };
-        for (place, location) in fetch.locations.into_iter().enumerate() {
-            let index = LogIndex(fetch.first.0 + place as u64);
-            let term = replica.group.log().log_term(index);
-            let read = EntryRead { group, index, term, location };
-            match read.action() {
-                Some(action) => {
-                    let id = self.ids.next_id();
-                    self.reads.start(id, action, Purpose::Entry { group, first: fetch.first, place, read });
-                }
-                None => {
-                    batch.payloads[place] = Some(Payload::default());
-                    batch.missing -= 1;
-                }
+        let mut runs: Vec<Run> = Vec::new();
+        for (place, (location, term)) in fetch.locations.into_iter().zip(fetch.terms).enumerate() {
+            let read = EntryRead { group, index: LogIndex(fetch.first.0 + place as u64), term, location };
+            if read.length() == 0 {
+                batch.payloads[place] = Some(Payload::default());
+                batch.missing -= 1;
+            } else if !runs.last_mut().is_some_and(|run| run.extend(place, read)) {
+                runs.push(Run::of(place, read));
             }
+        }
+        for run in runs {
+            let id = self.ids.next_id();
+            self.reads.start(id, run.action(), Purpose::Entries { group, first: fetch.first, run });
         }
         self.reads.entries.insert((group, fetch.first), batch);
         self.finish_entries(group, fetch.first);
@@ -244,23 +254,26 @@ impl Broker {
         result: Result<DiskOutput, DiskError>,
     ) -> Result<(), Exit> {
         match self.reads.open.remove(&operation).expect("the caller asked whose it is") {
-            Purpose::Entry { group, first, place, read } => {
+            Purpose::Entries { group, first, run } => {
                 let bytes = match result {
                     Ok(DiskOutput::Read(bytes)) => bytes,
                     Ok(DiskOutput::Done | DiskOutput::List(_)) => unreachable!("a read returns bytes"),
                     Err(error) => {
-                        let file = crate::io::FileName::Wal(read.location.file).path();
+                        let file = FileName::Wal(run.file).path();
                         return Err(Exit::DiskFailed { operation: "read", file, error });
                     }
                 };
-                let (context, data) = read.check(bytes).map_err(Exit::from)?;
-                if let Some(batch) = self.reads.entries.get_mut(&(group, first)) {
-                    batch.payloads[place] = Some(Payload { context, data });
-                    batch.missing -= 1;
+                for (place, read) in &run.entries {
+                    let (context, data) = read.check(run.slice(&bytes, read)).map_err(Exit::from)?;
+                    if let Some(batch) = self.reads.entries.get_mut(&(group, first)) {
+                        batch.payloads[*place] = Some(Payload { context, data });
+                        batch.missing -= 1;
+                    }
                 }
                 self.finish_entries(group, first);
             }
             Purpose::Fetch { group, plan, waiter } => {
+                self.reads.fetch_bytes -= plan.bytes();
                 let Some(partition) = self.replicas.get_mut(&group).and_then(|replica| replica.partition_mut()) else {
                     self.read_of_removed(group, plan);
                     self.tell_read(waiter, ReadOutcome::Failed(ErrorCode::UnknownTopicOrPartition));
@@ -338,9 +351,16 @@ fn resolve(batches: &Batches, goal: i64) -> Result<Result<Found, Offset>, ErrorC
     for batch in RecordBatches::new(bytes) {
         let batch: BatchView = batch.map_err(|_| ErrorCode::CorruptMessage)?;
         let leader_epoch = LeaderEpoch(batch.header().partition_leader_epoch);
-        let records = batch.records(SEARCH_RECORDS_BYTES_MAX).map_err(|_| ErrorCode::CorruptMessage)?;
+        // Of records that cannot be looked into, because they are too many or because their producer wrote nonsense, the
+        // first is named: who starts there reads more than asked for, and misses nothing.
+        let first_of_batch = Found {
+            offset: Offset(batch.header().base_offset),
+            timestamp: Wall(batch.header().max_timestamp),
+            leader_epoch,
+        };
+        let Ok(records) = batch.records(SEARCH_RECORDS_BYTES_MAX) else { return Ok(Ok(first_of_batch)) };
         for record in records {
-            let record = record.map_err(|_| ErrorCode::CorruptMessage)?;
+            let Ok(record) = record else { return Ok(Ok(first_of_batch)) };
             if record.timestamp >= goal {
                 return Ok(Ok(Found {
                     offset: Offset(record.offset),

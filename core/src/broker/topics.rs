@@ -29,41 +29,39 @@ use crate::{
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
 
 impl Broker {
-    /// Places a new topic, beside others of the same request, and proposes it. With `check_only` nothing is proposed, and no event follows.
-    pub(crate) fn create_topic(
+    /// The command that creates a topic, placed beside others of the same request.
+    pub(crate) fn plan_topic(
         &mut self,
-        now: Now,
         placer: &mut Placer,
         name: &str,
-        demand: Demand,
+        demand: &Demand,
         configs: Vec<(String, String)>,
-        check_only: bool,
-        waiter: Waiter,
-    ) -> Result<(), ControllerError> {
+    ) -> Result<CreateTopic, ControllerError> {
         // The name comes before the placement, as in Kafka: a topic that exists is the more useful answer.
         TopicName::new(name)?;
         if self.image.topic_by_name(name).is_some() {
             return Err(ErrorCode::TopicAlreadyExists.into());
         }
-        if self.calls.is_full() {
-            return Err(ControllerError::new(
-                ErrorCode::RequestTimedOut,
-                "too many changes of the metadata wait for their turn; nothing was done",
-            ));
-        }
-        let partitions = placer.place(&demand, self.mint.next_u64())?;
+        let partitions = placer.place(demand, self.mint.next_u64())?;
         let topic = TopicId(crate::ids::Uuid(self.mint.bytes16()));
-        let command = CreateTopic { name: name.to_owned(), topic, partitions, configs };
-        if check_only {
-            if let Some(Machine::Metadata(state)) =
-                self.replicas.get(&GroupId::METADATA).map(|replica| &replica.machine)
-            {
-                command.check(state)?;
-            }
-            return Ok(());
+        Ok(CreateTopic { name: name.to_owned(), topic, partitions, configs })
+    }
+
+    /// Whether the topic could be created, as far as this node knows.
+    pub(crate) fn check_topic(&self, command: &CreateTopic) -> Result<(), ControllerError> {
+        if let Some(Machine::Metadata(state)) = self.replicas.get(&GroupId::METADATA).map(|replica| &replica.machine) {
+            command.check(state)?;
         }
-        self.calls.start(now.monotonic, MetadataCommand::CreateTopic(command), Caller::Request(waiter));
         Ok(())
+    }
+
+    pub(crate) fn create_topic(
+        &mut self,
+        now: Now,
+        command: CreateTopic,
+        waiter: Waiter,
+    ) -> Result<(), ControllerError> {
+        self.call(now, MetadataCommand::CreateTopic(command), waiter)
     }
 
     /// Creates a topic that a client asked about, with the defaults.
@@ -75,19 +73,23 @@ impl Broker {
         waiter: Waiter,
     ) -> Result<(), ControllerError> {
         let demand = Demand::numbers(self.config.default_partitions, self.config.default_replication_factor);
-        self.create_topic(now, placer, name, demand, Vec::new(), false, waiter)
+        let command = self.plan_topic(placer, name, &demand, Vec::new())?;
+        self.create_topic(now, command, waiter)
     }
 
-    pub(crate) fn delete_topic(&mut self, now: Now, topic: TopicId, waiter: Waiter) -> Result<(), ControllerError> {
+    fn call(&mut self, now: Now, command: MetadataCommand, waiter: Waiter) -> Result<(), ControllerError> {
         if self.calls.is_full() {
             return Err(ControllerError::new(
                 ErrorCode::RequestTimedOut,
                 "too many changes of the metadata wait for their turn; nothing was done",
             ));
         }
-        let command = MetadataCommand::DeleteTopic(DeleteTopic { topic });
         self.calls.start(now.monotonic, command, Caller::Request(waiter));
         Ok(())
+    }
+
+    pub(crate) fn delete_topic(&mut self, now: Now, topic: TopicId, waiter: Waiter) -> Result<(), ControllerError> {
+        self.call(now, MetadataCommand::DeleteTopic(DeleteTopic { topic }), waiter)
     }
 
     pub(crate) fn take_producer_id(&mut self) -> Option<ProducerId> {

@@ -1,11 +1,15 @@
 //! Which leader epoch each offset was written in.
 //!
 //! Invariant: epochs and their start offsets both grow, strictly and not. An epoch in which nothing was written has no
-//! place here.
+//! place here. Their number is bounded: past [`LEADER_EPOCHS_MAX`] the second oldest is joined to the oldest, so that
+//! every offset of the log still has an epoch. What is asked about the one that was joined is answered with an older
+//! epoch that ends later: a client then believes more of what it has read than it might, never less, and only about
+//! records written a thousand elections ago.
 
 use crate::{
     codec::{CodecError, Decoder, Encode},
     ids::{LeaderEpoch, Offset},
+    limits::LEADER_EPOCHS_MAX,
 };
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +23,9 @@ impl LeaderEpochs {
             Some(&(last, start)) => {
                 assert!(last < epoch && start <= offset, "terms and offsets of a log only grow");
                 self.0.push((epoch, offset));
+                if self.0.len() > LEADER_EPOCHS_MAX {
+                    self.0.remove(1);
+                }
             }
             None => self.0.push((epoch, offset)),
         }
@@ -48,7 +55,9 @@ impl LeaderEpochs {
 
     pub(super) fn decode(from: &mut Decoder<'_>) -> Result<Self, CodecError> {
         let epochs = from.list(12, |from| Ok((LeaderEpoch(from.i32()?), Offset(from.i64()?))))?;
-        if !epochs.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1) {
+        if epochs.len() > LEADER_EPOCHS_MAX
+            || !epochs.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1)
+        {
             return Err(CodecError::Value("the leader epochs of a partition"));
         }
         Ok(Self(epochs))
@@ -58,6 +67,22 @@ impl LeaderEpochs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn their_number_is_bounded_and_every_offset_keeps_one() {
+        let mut epochs = LeaderEpochs::default();
+        let count = LEADER_EPOCHS_MAX as i32 + 500;
+        for epoch in 1..=count {
+            epochs.wrote(LeaderEpoch(epoch), Offset(i64::from(epoch) * 10));
+        }
+        assert_eq!(epochs.0.len(), LEADER_EPOCHS_MAX);
+        assert_eq!(epochs.epoch_at(Offset(10)), Some(LeaderEpoch(1)));
+        assert_eq!(epochs.epoch_at(Offset(3000)), Some(LeaderEpoch(1)), "joined to the oldest");
+        assert_eq!(epochs.epoch_at(Offset(i64::from(count) * 10)), Some(LeaderEpoch(count)));
+        let mut bytes = Vec::new();
+        epochs.encode(&mut bytes);
+        assert_eq!(LeaderEpochs::decode(&mut Decoder::new(&bytes)).unwrap(), epochs);
+    }
 
     #[test]
     fn an_epoch_ends_where_the_next_begins() {

@@ -123,6 +123,11 @@ impl Connection {
         }
     }
 
+    /// Bytes of answers that wait for earlier ones or for the socket.
+    pub(super) fn unsent_bytes(&self) -> usize {
+        self.unsent_bytes
+    }
+
     /// Whether a request waits that may start.
     pub(super) fn can_start(&self) -> bool {
         !self.waiting.is_empty()

@@ -17,6 +17,7 @@ pub use connection::{CloseReason, Reply};
 use crate::{
     ids::ConnectionId,
     io::{ClientSend, Effects},
+    limits::ANSWER_BYTES_MAX,
 };
 
 /// One request of one connection.
@@ -44,6 +45,8 @@ pub struct Request {
 #[derive(Debug, Default)]
 pub struct Sessions {
     connections: BTreeMap<ConnectionId, Connection>,
+    /// Bytes of answers of all connections that sockets have not taken.
+    unsent_bytes: usize,
     /// Connections that may have requests to start.
     ready: BTreeSet<ConnectionId>,
     /// Connections that may have answers to send or credit to return.
@@ -58,7 +61,18 @@ impl Sessions {
 
     /// Forgets the connection. Requests of it that are still being worked on answer into the void.
     pub fn closed(&mut self, id: ConnectionId) {
-        self.connections.remove(&id);
+        self.remove(id);
+    }
+
+    fn remove(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.remove(&id) {
+            self.unsent_bytes -= connection.unsent_bytes();
+        }
+    }
+
+    /// Bytes of answers that sockets have not taken.
+    pub fn unsent_bytes(&self) -> usize {
+        self.unsent_bytes
     }
 
     pub fn frame(&mut self, id: ConnectionId, frame: Bytes) {
@@ -71,6 +85,7 @@ impl Sessions {
     pub fn written(&mut self, id: ConnectionId, bytes: usize) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.written(bytes);
+            self.unsent_bytes -= bytes;
             self.ready.insert(id);
         }
     }
@@ -78,7 +93,9 @@ impl Sessions {
     /// Gives the answer to a request.
     pub fn reply(&mut self, id: RequestId, reply: Reply) {
         if let Some(connection) = self.connections.get_mut(&id.connection) {
+            let before = connection.unsent_bytes();
             connection.reply(id.sequence, reply);
+            self.unsent_bytes += connection.unsent_bytes() - before;
             self.ready.insert(id.connection);
             self.touched.insert(id.connection);
         }
@@ -100,7 +117,10 @@ impl Sessions {
     /// room for more.
     pub fn next_request(&mut self) -> Option<Request> {
         while let Some(id) = self.ready.first().copied() {
-            if let Some(request) = self.connections.get_mut(&id).and_then(Connection::start_next) {
+            let crowded = self.unsent_bytes >= ANSWER_BYTES_MAX;
+            let connection =
+                self.connections.get_mut(&id).filter(|connection| !crowded || connection.unsent_bytes() == 0);
+            if let Some(request) = connection.and_then(Connection::start_next) {
                 return Some(request);
             }
             self.ready.remove(&id);
@@ -125,9 +145,10 @@ impl Sessions {
             }
             if out.close {
                 effects.client_closes.push(id);
-                self.connections.remove(&id);
+                self.remove(id);
                 closed.push(id);
-            } else if connection.can_start() {
+            } else if connection.can_start() && (connection.unsent_bytes() == 0 || self.unsent_bytes < ANSWER_BYTES_MAX)
+            {
                 // Answers that left made room.
                 self.ready.insert(id);
             }

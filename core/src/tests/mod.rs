@@ -1,7 +1,9 @@
 //! Stories about whole nodes, told exactly; the simulator explores the rest at random.
 
 mod client;
+mod copies;
 mod disk;
+mod hostile;
 mod requests;
 mod restarts;
 mod topics;

@@ -78,6 +78,7 @@ fn calls_of_a_node_that_is_cut_off_end_and_say_what_is_known() {
     world.send(connection, &create_request(&["lonely"], 1, 3), 7);
     world.settle();
     let other = NodeId(if leader == NodeId(1) { 2 } else { 1 });
+    world.run_until("others elect a leader", |world| world.leader(GroupId::METADATA) != Some(leader));
     let answer = world.create_topics(other, &["together"], 1, 1);
     assert_eq!(answer.topics[0].error_code, ErrorCode::None);
     world.cuts.clear();

@@ -37,8 +37,8 @@ pub(super) struct World {
     pub(super) clients: BTreeMap<ConnectionId, Client>,
     next_link: u64,
     next_connection: u64,
-    /// Slices of everything written to WALs and sent to peers and clients, while somebody looks.
-    pub(super) seen: Option<Seen>,
+    /// Slices of everything that a node writes to its WAL and sends to peers and clients, while somebody looks.
+    pub(super) seen: Option<(NodeId, Seen)>,
     pub(super) change_config: fn(&mut NodeConfig),
 }
 
@@ -269,7 +269,7 @@ impl World {
             self.nodes.get_mut(&id).unwrap().exit = Some(exit);
             return;
         }
-        if let Some(seen) = &mut self.seen {
+        if let Some((_, seen)) = self.seen.as_mut().filter(|(node, _)| *node == id) {
             for operation in &effects.wal {
                 if let crate::io::DiskAction::Write { slices, .. } = &operation.action {
                     seen.wal.extend(slices.iter().cloned());

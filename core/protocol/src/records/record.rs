@@ -92,15 +92,9 @@ impl RecordIter {
     fn record(&mut self) -> Result<Record, BatchError> {
         let body = &self.body;
         let mut rest = &body[self.position..];
-        let length = varint::read_i32(&mut rest)?;
-        let mut record = take(&mut rest, i64::from(length))?;
+        let parts = Parts::read(&mut rest)?;
         self.position = body.len() - rest.len();
-
-        let rest = &mut record;
-        // The attributes of a record have no meaning yet.
-        take(rest, 1)?;
-        let timestamp_delta = varint::read_i64(rest)?;
-        let delta = varint::read_i32(rest)?;
+        let delta = parts.offset_delta;
         if i64::from(delta) < self.next_offset_delta || delta > self.last_offset_delta {
             return Err(BatchError::InvalidOffsetDelta { delta });
         }
@@ -108,28 +102,72 @@ impl RecordIter {
         let timestamp = match self.timestamps {
             Timestamps::All(timestamp) => timestamp,
             Timestamps::Base(base) => base
-                .checked_add(timestamp_delta)
-                .ok_or(BatchError::InvalidTimestamp { base, delta: timestamp_delta })?,
+                .checked_add(parts.timestamp_delta)
+                .ok_or(BatchError::InvalidTimestamp { base, delta: parts.timestamp_delta })?,
         };
-        let key = nullable(rest)?.map(|key| body.slice_ref(key));
-        let value = nullable(rest)?.map(|value| body.slice_ref(value));
+        Ok(Record {
+            offset: self.base_offset + i64::from(delta),
+            timestamp,
+            key: parts.key.map(|key| body.slice_ref(key)),
+            value: parts.value.map(|value| body.slice_ref(value)),
+            headers: Headers { encoded: body.slice_ref(parts.headers), count: parts.header_count },
+        })
+    }
+}
+
+/// What a record consists of, every length of it checked.
+struct Parts<'a> {
+    timestamp_delta: i64,
+    offset_delta: i32,
+    key: Option<&'a [u8]>,
+    value: Option<&'a [u8]>,
+    headers: &'a [u8],
+    header_count: usize,
+}
+
+impl<'a> Parts<'a> {
+    /// Reads a record from the front of `body` and moves it forward.
+    fn read(body: &mut &'a [u8]) -> Result<Self, BatchError> {
+        let length = varint::read_i32(body)?;
+        let mut record = take(body, i64::from(length))?;
+        let rest = &mut record;
+        // The attributes of a record have no meaning yet.
+        take(rest, 1)?;
+        let timestamp_delta = varint::read_i64(rest)?;
+        let offset_delta = varint::read_i32(rest)?;
+        let key = nullable(rest)?;
+        let value = nullable(rest)?;
         let count = varint::read_i32(rest)?;
-        let encoded = *rest;
-        let count = usize::try_from(count).map_err(|_| BatchError::InvalidRecordLength { length: i64::from(count) })?;
-        for _ in 0..count {
+        let headers = *rest;
+        let header_count =
+            usize::try_from(count).map_err(|_| BatchError::InvalidRecordLength { length: i64::from(count) })?;
+        for _ in 0..header_count {
             // Each header takes two bytes at least, so the record's length ends a lie about their count.
             header(rest)?;
         }
         if !rest.is_empty() {
             return Err(BatchError::TrailingBytes { count: rest.len() });
         }
-        Ok(Record {
-            offset: self.base_offset + i64::from(delta),
-            timestamp,
-            key,
-            value,
-            headers: Headers { encoded: body.slice_ref(encoded), count },
-        })
+        Ok(Self { timestamp_delta, offset_delta, key, value, headers, header_count })
+    }
+}
+
+/// Whether an uncompressed body holds the records that the header says, with the offsets 0, 1, 2 and so on. Allocates
+/// nothing.
+pub(super) fn check_dense(header: &BatchHeader, mut body: &[u8]) -> Result<(), BatchError> {
+    for expected in 0..header.record_count {
+        let parts = Parts::read(&mut body)?;
+        if parts.offset_delta != expected {
+            return Err(BatchError::InvalidOffsetDelta { delta: parts.offset_delta });
+        }
+        if header.base_timestamp.checked_add(parts.timestamp_delta).is_none() {
+            let (base, delta) = (header.base_timestamp, parts.timestamp_delta);
+            return Err(BatchError::InvalidTimestamp { base, delta });
+        }
+    }
+    match body.len() {
+        0 => Ok(()),
+        count => Err(BatchError::TrailingBytes { count }),
     }
 }
 

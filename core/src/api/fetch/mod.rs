@@ -132,6 +132,8 @@ pub(super) fn resume(
 
 /// The sum of one evaluation.
 struct Evaluated {
+    /// Bytes that could be returned.
+    limit: usize,
     bytes: usize,
     /// Memory that the reads under way will take.
     read_bytes: usize,
@@ -155,7 +157,8 @@ impl Pending {
     /// Looks at every partition in order, within the byte limits. The first that has records gives at least one
     /// batch, however large (KIP-74).
     fn evaluate(&mut self, broker: &mut Broker, exchange: Exchange, now: Now) -> Evaluated {
-        let mut sum = Evaluated { bytes: 0, read_bytes: 0, reads: 0, failed: false };
+        let limit = self.bytes_max.min(broker.answer_room());
+        let mut sum = Evaluated { limit, bytes: 0, read_bytes: 0, reads: 0, failed: false };
         self.answers.clear();
         for (part, target) in self.targets.iter().enumerate() {
             let waiter = Waiter {
@@ -182,7 +185,7 @@ impl Pending {
                     if self.read_committed {
                         answer.aborted_transactions = Some(Vec::new());
                     }
-                    let left = self.bytes_max.saturating_sub(sum.bytes);
+                    let left = limit.saturating_sub(sum.bytes);
                     // Reads return whole chunks of files, however few bytes are wanted.
                     let left = if sum.read_bytes < FETCH_BYTES_MAX { left } else { 0 };
                     let bytes_max = usize::try_from(target.bytes_max).unwrap_or(0).min(left);
@@ -229,7 +232,7 @@ impl Pending {
     fn is_complete(&self, sum: &Evaluated, now: Now) -> bool {
         sum.reads == 0
             && (sum.failed
-                || sum.bytes >= self.bytes_min
+                || sum.bytes >= self.bytes_min.min(sum.limit.max(1))
                 || self.targets.is_empty() && self.session == Session::None
                 || now.monotonic >= self.deadline)
     }
