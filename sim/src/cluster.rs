@@ -50,7 +50,7 @@ impl Core for Shard {
             return;
         };
         view.buffered_bytes = entry_bytes + tail_bytes + wal_queued_bytes;
-        view.groups.extend(groups.into_iter().map(|group| group_view(group)));
+        view.groups.extend(groups.into_iter().map(group_view));
     }
 }
 

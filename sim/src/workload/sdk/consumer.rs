@@ -71,9 +71,13 @@ impl Reader {
             history.read(Read { consumer: self.number, partition, at, records, high_watermark });
         }
         while let Some(error) = self.consumer.next_error() {
+            let is_final = error.error.is_final();
             let error = format!("{}: {error:?}", self.name);
             self.last_error = Some(error.clone());
-            history.refuse(error);
+            // What passes is no wrong: topics are created while the consumer already waits for them.
+            if is_final {
+                history.refuse(error);
+            }
         }
     }
 

@@ -126,9 +126,11 @@ impl Writer {
                     Outcome::Unknown => {}
                 }
                 match &failure.reason {
-                    FailureReason::TimedOut { .. } => {}
+                    // A partition that does not know a producer takes any first sequence number (Kafka's rule). If the
+                    // leader moves while the first batches are in flight, a later one may be first, and the SDK then
+                    // goes on as another producer.
+                    FailureReason::TimedOut { .. } | FailureReason::SequenceLost(_) => {}
                     FailureReason::Refused { .. }
-                    | FailureReason::SequenceLost(_)
                     | FailureReason::Unsendable(_)
                     | FailureReason::Batch(_)
                     | FailureReason::Closed => {
