@@ -135,8 +135,7 @@ impl Shard {
                 moved = true;
                 broker.set_unsent(self.sessions.unsent_bytes());
                 let id = request.id;
-                let exchange =
-                    Exchange { id, api: request.api, version: request.version, correlation: request.correlation };
+                let exchange = api::exchange(&request);
                 match api::start(broker, now, request) {
                     Progress::Done(reply) => {
                         broker.forget(id);

@@ -48,6 +48,8 @@ pub struct Exchange {
     pub api: ApiKey,
     pub version: i16,
     pub correlation: i32,
+    /// Of the whole request, whose slices its fields are.
+    pub frame_bytes: usize,
 }
 
 /// One part of a request that waits, for example one partition of a produce request.
@@ -95,10 +97,20 @@ pub enum Event {
     Deadline,
 }
 
+/// What an answer needs to know of a request whose body is not read yet.
+pub(crate) fn exchange(request: &Request) -> Exchange {
+    Exchange {
+        id: request.id,
+        api: request.api,
+        version: request.version,
+        correlation: request.correlation,
+        frame_bytes: request.body.position() + request.body.remaining(),
+    }
+}
+
 /// Starts a request.
 pub(crate) fn start(broker: &mut Broker, now: Now, mut request: Request) -> Progress {
-    let exchange =
-        Exchange { id: request.id, api: request.api, version: request.version, correlation: request.correlation };
+    let exchange = exchange(&request);
     if request.unknown_version {
         return Progress::Done(api_versions::unsupported(exchange));
     }
@@ -168,7 +180,7 @@ mod tests {
         // The body of Metadata 12 as librdkafka 2.16 sends it: room for a wider count is left behind the fields.
         let mut body = Reader::new(Bytes::from_static(&[0, 0, 0, 0, 1, 0, 0]));
         let id = RequestId { connection: ConnectionId(1), sequence: 0 };
-        let exchange = Exchange { id, api: ApiKey::Metadata, version: 12, correlation: 3 };
+        let exchange = Exchange { id, api: ApiKey::Metadata, version: 12, correlation: 3, frame_bytes: 7 };
         let request: MetadataRequest = decode(&mut body, exchange).unwrap();
         assert_eq!(request.topics, None);
     }

@@ -53,7 +53,7 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: 
                 Some(error) => Err(Refusal::from(error)),
                 None => {
                     let records = partition.records.unwrap_or_default();
-                    broker.append(now, exchange.version, &topic.name, partition.index, records, waiter)
+                    broker.append(now, exchange, (&topic.name, partition.index), records, waiter)
                 }
             };
             let mut answer = PartitionProduceResponse { index: partition.index, base_offset: -1, ..Default::default() };

@@ -9,7 +9,7 @@ use super::{
     views::Leader,
 };
 use crate::{
-    api::Waiter,
+    api::{Exchange, Waiter},
     ids::LeaderEpoch,
     limits::{BATCH_SHARED_BYTES_MIN, SHARD_PROPOSED_BYTES_MAX},
     partition::{PartitionCommand, Rules, validate},
@@ -37,9 +37,8 @@ impl Broker {
     pub(crate) fn append(
         &mut self,
         now: Now,
-        version: i16,
-        topic: &str,
-        index: i32,
+        exchange: Exchange,
+        (topic, index): (&str, i32),
         records: Bytes,
         waiter: Waiter,
     ) -> Result<(), Refusal> {
@@ -53,13 +52,14 @@ impl Broker {
                 leader: None,
             });
         }
-        let batch = validate(records, version, rules, now.wall).map_err(|invalid| Refusal {
+        let batch = validate(records, exchange.version, rules, now.wall).map_err(|invalid| Refusal {
             error: invalid.code,
             message: Some(invalid.message),
             leader: None,
         })?;
-        // A small batch must not keep the whole frame alive that it came in.
-        let batch = if batch.len() < BATCH_SHARED_BYTES_MIN { Bytes::copy_from_slice(&batch) } else { batch };
+        // A small batch must not keep a frame alive that is much larger.
+        let shared = batch.len() >= BATCH_SHARED_BYTES_MIN || batch.len() * 2 >= exchange.frame_bytes;
+        let batch = if shared { batch } else { Bytes::copy_from_slice(&batch) };
         let command = PartitionCommand::Append(batch);
         let owner = Owner::Produce(waiter);
         let replica = self.replicas.get_mut(&group).expect("it was just found to lead");

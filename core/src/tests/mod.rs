@@ -4,6 +4,7 @@ mod client;
 mod copies;
 mod disk;
 mod hostile;
+mod load;
 mod requests;
 mod restarts;
 mod topics;
