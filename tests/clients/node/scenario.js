@@ -65,7 +65,11 @@ async function main() {
   check((await admin.listTopics()).includes(topic), 'the topic is not listed')
   const { topics } = await admin.fetchTopicMetadata({ topics: [topic] })
   check(topics[0].partitions.length === PARTITIONS, JSON.stringify(topics))
-  check(topics[0].partitions.every(({ replicas, isr }) => replicas.length === 3 && isr.length === 3), JSON.stringify(topics))
+  check(topics[0].partitions.every(({ replicas }) => replicas.length === 3), JSON.stringify(topics))
+  await eventually(async () => {
+    const { topics } = await admin.fetchTopicMetadata({ topics: [topic] })
+    return topics[0].partitions.every(({ isr }) => isr.length === 3)
+  })
   const cluster = await admin.describeCluster()
   check(cluster.brokers.length === 3 && cluster.controller !== null, JSON.stringify(cluster))
   const configs = await admin.describeConfigs({ includeSynonyms: false, resources: [{ type: 2, name: topic }] })
