@@ -386,9 +386,7 @@ fn deaf(target: &Target, scale: usize) {
         builder.append(0, None, Some(&[7; 1_000_000]), &[]).expect("1 MB fits");
         client.produce(TOPIC, 0, &builder.build(NO_PRODUCER).expect("1 MB fits"));
     }
-    // What each of them may hold is bounded, and so is their number (4096 per node); what all of them hold together is
-    // not yet.
-    let connections = (0..64usize).map(|number| {
+    let connections = (0..200usize).map(|number| {
         let mut stream = target.open();
         stream.set_write_timeout(Some(Duration::from_millis(50))).expect("a time is accepted");
         for turn in 0..16 {
