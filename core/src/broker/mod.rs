@@ -31,7 +31,6 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use ::raft::prelude::Message;
 use bytes::Bytes;
 use slog::{Logger, error, info};
 
@@ -66,6 +65,7 @@ use crate::{
     },
     metadata::{MetadataImage, formation::Formation, leaders::Leaders},
     replication::{
+        RaftMessage,
         group::GroupOutput,
         peer::{self, PeerEvent, Peers},
     },
@@ -119,7 +119,7 @@ pub struct Broker {
     liveness: Liveness,
     campaigns: Campaigns,
     /// Requests for the votes of replicas that are not here yet.
-    early: BTreeMap<GroupId, (NodeId, peer::Envelope, Message)>,
+    early: BTreeMap<GroupId, (NodeId, peer::Envelope, RaftMessage)>,
     /// Groups that this node removed and that its image may still show, because it is read again after a start.
     destroyed: BTreeSet<GroupId>,
     calls: Calls,

@@ -1,6 +1,5 @@
 //! Drives the Raft groups: ticks, messages, writes, commits.
 
-use raft::prelude::{Message, MessageType};
 use slog::{debug, warn};
 
 use super::{Broker, replica::Owner};
@@ -11,6 +10,7 @@ use crate::{
     limits,
     log::record::WalEvent,
     replication::{
+        RaftMessage, asks_for_vote_only,
         group::{ReadError, ReadToken, Role, RoleChange},
         peer::Envelope,
     },
@@ -240,7 +240,7 @@ impl Broker {
     }
 
     /// A message of another node's replica.
-    pub(super) fn step(&mut self, from: NodeId, envelope: Envelope, message: Message) {
+    pub(super) fn step(&mut self, from: NodeId, envelope: Envelope, message: RaftMessage) {
         let Some(replica) = self.replicas.get_mut(&envelope.group) else {
             self.keep_early(from, envelope, message);
             return;
@@ -259,14 +259,12 @@ impl Broker {
 
     /// The first replica of a new topic to hear of it campaigns at once, often before others have heard of it too. Their
     /// votes wait for them; otherwise the next in rank would be elected, and hand over a moment later.
-    fn keep_early(&mut self, from: NodeId, envelope: Envelope, message: Message) {
-        let asks_for_vote = message.msg_type == MessageType::MsgRequestPreVote as i32
-            || message.msg_type == MessageType::MsgRequestVote as i32;
+    fn keep_early(&mut self, from: NodeId, envelope: Envelope, message: RaftMessage) {
         // Anything else is sent again, and what carries bytes would keep its frame in memory.
-        let is_small = message.entries.is_empty() && message.snapshot.is_none() && message.context.is_empty();
+        let is_kept = asks_for_vote_only(&message);
         let may_come = !self.image.is_deleted(envelope.group) && !self.destroyed.contains(&envelope.group);
         let room = self.early.len() < limits::EARLY_VOTES_MAX || self.early.contains_key(&envelope.group);
-        if asks_for_vote && is_small && may_come && room {
+        if is_kept && may_come && room {
             self.early.insert(envelope.group, (from, envelope, message));
         }
     }
