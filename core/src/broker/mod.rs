@@ -352,7 +352,9 @@ impl Broker {
 
     pub(crate) fn next_deadline(&self) -> Option<Monotonic> {
         let fixed = [Some(self.tick_at), self.wal.next_deadline(), self.peers.next_deadline(), self.deadlines.next()];
-        let rest = [self.calls.next_deadline(), self.campaigns.at, self.formation.next_deadline()];
+        // What is in memory is looked at now and then: it is written, or no longer kept.
+        let look = (!self.live_logs.is_empty()).then_some(self.flush_at);
+        let rest = [self.calls.next_deadline(), self.campaigns.at, self.formation.next_deadline(), look];
         let earliest_of = fixed.into_iter().chain(rest).fold(None, earliest);
         // What is left over from this turn is done in the next one, at once.
         let idle = self.peer_events.is_empty() && self.dirty.is_empty() && self.events.is_empty();

@@ -260,7 +260,13 @@ impl World {
         let Some(shard) = &mut self.nodes.get_mut(&id).unwrap().shard else { return };
         let mut effects = Effects::default();
         shard.poll(now, &mut effects);
-        assert!(effects.is_empty(), "node {id} left work behind: {effects:?}");
+        let left = [
+            ("WAL", effects.wal.len()),
+            ("disk", effects.disk.len()),
+            ("peers", effects.peer_sends.len()),
+            ("clients", effects.client_sends.len()),
+        ];
+        assert!(effects.is_empty(), "node {id} left work behind: {left:?}");
     }
 
     fn carry_out(&mut self, id: NodeId, effects: Effects) {
