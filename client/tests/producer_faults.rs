@@ -84,7 +84,7 @@ fn run(steps: Vec<Step>, seed: u64, delivery_timeout: Duration, batch_bytes: usi
     let mut world = World::new(&[1, 2, 3]);
     world.seed(seed);
     world.delay_max = Duration::from_millis(1 + seed % 15);
-    world.brokers.hints = seed % 2 == 0;
+    world.brokers.hints = seed.is_multiple_of(2);
     world.brokers.create("t", PARTITIONS);
     let mut cluster = cluster_config();
     cluster.bootstrap = (1..=3).map(support::world::address).collect();

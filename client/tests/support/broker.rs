@@ -191,7 +191,6 @@ impl Brokers {
                     api_key: api.key.into(),
                     min_version: api.supported.min,
                     max_version: api.supported.max,
-                    ..Default::default()
                 });
                 ApiVersionsResponse { api_keys: api_keys.collect(), ..Default::default() }.into()
             }

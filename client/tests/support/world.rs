@@ -125,7 +125,7 @@ impl World {
     }
 
     fn bury(&mut self, id: ConnectionId) {
-        if self.delay().as_nanos() % 2 == 0 {
+        if self.delay().as_nanos().is_multiple_of(2) {
             self.connections.remove(&id);
         } else if let Some(connection) = self.connections.get_mut(&id) {
             connection.dead = true;
