@@ -444,7 +444,7 @@ proptest! {
         let mut world = world();
         world.seed(seed);
         world.delay_max = Duration::from_millis(1 + seed % 15);
-        world.brokers.hints = seed % 2 == 0;
+        world.brokers.hints = seed.is_multiple_of(2);
         world.brokers.fetch_bytes = 300;
         let mut cluster = cluster_config();
         cluster.bootstrap = (1..=3).map(support::world::address).collect();

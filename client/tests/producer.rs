@@ -93,6 +93,18 @@ fn a_linger_gathers_records_into_one_batch() {
 }
 
 #[test]
+fn a_flush_reaches_records_whose_topic_is_not_known_yet() {
+    let mut world = world();
+    let config = ProducerConfig { linger: MINUTE, ..ProducerConfig::default() };
+    let mut producer = Producer::new(cluster_config(), config);
+    producer.send(world.now, ProducerRecord { topic: "t", ..ProducerRecord::default() }).unwrap();
+    producer.flush(world.now);
+    let start = world.now.monotonic;
+    finish(&mut world, &mut producer);
+    assert!(world.now.monotonic.since(start) < Duration::from_secs(1));
+}
+
+#[test]
 fn all_compressions_arrive() {
     for compression in Compression::ALL {
         let mut world = world();

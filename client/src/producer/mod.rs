@@ -91,6 +91,8 @@ pub struct Producer {
     held_bytes: usize,
     results: Results,
     next_id: u64,
+    /// Records before this one do not wait for others.
+    flushed: SendId,
     metadata_generation: u64,
     polled: Monotonic,
     /// See [`Producer::wants_poll`].
@@ -117,6 +119,7 @@ impl Producer {
             held_bytes: 0,
             results: Results::default(),
             next_id: 0,
+            flushed: SendId(0),
             metadata_generation: 0,
             polled: Monotonic::default(),
             changed: true,
@@ -193,6 +196,7 @@ impl Producer {
 
     /// Records that wait for more of their kind are sent without waiting.
     pub fn flush(&mut self, now: Now) {
+        self.flushed = self.next_id();
         for slot in 0..self.partitions.len() {
             self.partitions[slot].flush();
             self.note(now, slot);
@@ -393,7 +397,12 @@ impl Producer {
             bytes,
         );
         match appended {
-            Ok(charge) => self.held_bytes = self.held_bytes + charge - record.charge,
+            Ok(charge) => {
+                self.held_bytes = self.held_bytes + charge - record.charge;
+                if record.id < self.flushed {
+                    self.partitions[slot].flush();
+                }
+            }
             Err(error) => {
                 let failure = ProduceFailure { outcome: Outcome::NotWritten, reason: error.into() };
                 self.results.push(never_placed(name, &record, failure));

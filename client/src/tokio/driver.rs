@@ -111,7 +111,7 @@ async fn drive<M: Machine>(shared: Arc<Shared<M>>) {
             }
             state.machine.wake_waiters();
             if state.handles_gone && state.machine.may_end(now) {
-                return;
+                break;
             }
             // What is due is done when there is room; that is told by a wake-up.
             if sockets.have_room() { state.machine.next_deadline() } else { None }
@@ -123,4 +123,6 @@ async fn drive<M: Machine>(shared: Arc<Shared<M>>) {
             () = shared.clock.sleep_until(deadline) => {}
         }
     }
+    sockets.apply(&mut effects);
+    sockets.finish().await;
 }

@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use ::tokio::{
@@ -19,7 +20,7 @@ use ::tokio::{
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{Notify, mpsc},
-    task::AbortHandle,
+    task::JoinHandle,
 };
 use bytes::{Buf, Bytes};
 use kauri_protocol::frame::{FrameLimits, FrameSplitter};
@@ -32,6 +33,8 @@ const FRAME_BYTES_MAX: usize = 256 << 20;
 pub(super) const INPUTS_MAX: usize = 64;
 /// While more than this is not written yet, the state machine is not asked for more.
 const UNSENT_BYTES_MAX: usize = 16 << 20;
+/// How long the last bytes may take.
+const FINISH_MAX: Duration = Duration::from_secs(5);
 /// Slices per write; more are of no use to most systems.
 const SLICES_MAX: usize = 64;
 
@@ -44,7 +47,7 @@ struct Unsent {
 #[derive(Debug)]
 struct Socket {
     frames: mpsc::UnboundedSender<Vec<Bytes>>,
-    task: AbortHandle,
+    task: JoinHandle<()>,
     /// Handed over and not written yet.
     unsent: Arc<AtomicUsize>,
 }
@@ -105,7 +108,28 @@ impl Sockets {
             Account { socket: Arc::clone(&unsent), all: Arc::clone(&self.unsent), wake: Arc::clone(&self.wake) };
         let connection = dial.connection;
         let task = ::tokio::spawn(run(dial, self.inputs.clone(), account, to_write));
-        self.sockets.insert(connection, Socket { frames, task: task.abort_handle(), unsent });
+        self.sockets.insert(connection, Socket { frames, task, unsent });
+    }
+
+    /// Ends all connections, after what was handed over is written.
+    pub(super) async fn finish(mut self) {
+        let sockets = std::mem::take(&mut self.sockets);
+        let unfinished = sockets.into_values().filter_map(|socket| {
+            if socket.unsent.load(Ordering::Acquire) == 0 {
+                socket.task.abort();
+                return None;
+            }
+            // Without a sender the writer ends after the last frame.
+            Some(socket.task)
+        });
+        let all = async {
+            for task in unfinished.collect::<Vec<_>>() {
+                // A task that fails has nothing more to write.
+                let _ = task.await;
+            }
+        };
+        // A broker that does not read does not get it.
+        let _ = ::tokio::time::timeout(FINISH_MAX, all).await;
     }
 }
 
