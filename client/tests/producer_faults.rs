@@ -131,13 +131,13 @@ fn run(steps: Vec<Step>, seed: u64, delivery_timeout: Duration, batch_bytes: usi
         world.settle(&mut producer);
         take(&mut producer, &mut sent);
     }
-    // Everything heals, and then everything must end.
+    // Everything heals, and then everything must end soon.
     for node in 1..=3 {
         world.up(node);
     }
     world.brokers.stale.clear();
     world.brokers.lies.clear();
-    world.run_until(&mut producer, delivery_timeout + Duration::from_secs(10), |producer, _| {
+    world.run_until(&mut producer, Duration::from_secs(6), |producer, _| {
         take(producer, &mut sent);
         producer.is_idle()
     });

@@ -189,7 +189,7 @@ impl Consumer {
             match record {
                 None => partition.position = Some(batch.next_offset),
                 Some(Ok(record)) => {
-                    partition.position = Some(record.offset + 1);
+                    partition.position = Some(record.offset.saturating_add(1));
                     self.current = Some((batch, generation));
                     return Some(record);
                 }

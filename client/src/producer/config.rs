@@ -35,7 +35,8 @@ pub struct ProducerConfig {
     pub compression: Compression,
     /// How long the first record of a batch waits for more. While a broker is busy, batches fill for longer.
     pub linger: Duration,
-    /// A batch of this length, before compression, is full.
+    /// A batch of this length, before compression, is full. Not more than the topic's `max.message.bytes`: a batch that
+    /// the broker finds too large fails as a whole.
     pub batch_bytes: usize,
     /// A request ends with the batch that brings it to this length; a record longer than this is refused.
     pub request_bytes: usize,

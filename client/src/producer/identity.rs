@@ -84,6 +84,8 @@ impl IdentityState {
             Err(CallError::Disconnected | CallError::TimedOut | CallError::Unreachable(_)) => return None,
         };
         match response.error_code {
+            // Nobody else numbers batches by an id below zero.
+            ErrorCode::None if response.producer_id < 0 || response.producer_epoch < 0 => None,
             ErrorCode::None => {
                 *self = Self::Known(Identity { id: response.producer_id, epoch: response.producer_epoch });
                 None

@@ -53,7 +53,7 @@ impl Results {
             Ok(written) => Ok(Delivered {
                 topic: first.topic.clone(),
                 partition: first.partition,
-                offset: written.base_offset.map(|base| base + self.taken as i64),
+                offset: written.base_offset.map(|base| base.saturating_add(self.taken as i64)),
                 timestamp: written.append_time.unwrap_or(record.timestamp),
             }),
             Err(failure) => Err(failure.clone()),

@@ -44,6 +44,10 @@ impl Machine for AdminTask {
         }
     }
 
+    fn end(&mut self) {
+        self.waiting.clear();
+    }
+
     fn may_end(&mut self, _: Now) -> bool {
         true
     }

@@ -43,6 +43,11 @@ impl Machine for ConsumerTask {
         self.turns.notify_waiters();
     }
 
+    fn end(&mut self) {
+        self.searches.clear();
+        self.turns.notify_waiters();
+    }
+
     fn may_end(&mut self, _: Now) -> bool {
         true
     }

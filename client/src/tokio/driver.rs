@@ -22,6 +22,8 @@ pub(super) trait Machine: Send + 'static {
     fn next_deadline(&self) -> Option<Monotonic>;
     /// Wakes who waits for what there is now.
     fn wake_waiters(&mut self);
+    /// The task is gone, and whoever waits now or later waits in vain.
+    fn end(&mut self);
     /// Whether there is nothing to do for a client whose handles are all gone.
     fn may_end(&mut self, now: Now) -> bool;
 }
@@ -37,6 +39,21 @@ pub(super) struct Shared<M> {
 struct State<M> {
     machine: M,
     handles_gone: bool,
+    ended: bool,
+}
+
+/// Tells those who wait that the task ends, also if the runtime drops it.
+#[derive(Debug)]
+struct End<M: Machine>(Arc<Shared<M>>);
+
+impl<M: Machine> Drop for End<M> {
+    fn drop(&mut self) {
+        // After a panic in a turn, handles learn of it by the lock.
+        if let Ok(mut state) = self.0.state.lock() {
+            state.ended = true;
+            state.machine.end();
+        }
+    }
 }
 
 /// What a handle holds; when the last clone is gone, the task ends.
@@ -64,7 +81,7 @@ impl<M: Machine> Shared<M> {
     /// Starts the task on the current runtime; panics outside of one.
     pub(super) fn start(machine: M) -> Owner<M> {
         let shared = Arc::new(Self {
-            state: Mutex::new(State { machine, handles_gone: false }),
+            state: Mutex::new(State { machine, handles_gone: false, ended: false }),
             clock: Clock::start(),
             wake: Arc::default(),
         });
@@ -77,7 +94,12 @@ impl<M: Machine> Shared<M> {
     }
 
     pub(super) fn with<R>(&self, act: impl FnOnce(&mut M, Now) -> R) -> R {
-        act(&mut self.lock_state().machine, self.clock.now())
+        let mut state = self.lock_state();
+        let result = act(&mut state.machine, self.clock.now());
+        if state.ended {
+            state.machine.end();
+        }
+        result
     }
 
     /// Has the machine polled soon.
@@ -87,6 +109,7 @@ impl<M: Machine> Shared<M> {
 }
 
 async fn drive<M: Machine>(shared: Arc<Shared<M>>) {
+    let _end = End(Arc::clone(&shared));
     let (sender, mut inputs) = mpsc::channel(INPUTS_MAX);
     let mut sockets = Sockets::new(sender, Arc::clone(&shared.wake));
     let mut effects = Effects::default();

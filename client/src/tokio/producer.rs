@@ -72,6 +72,11 @@ impl Machine for ProducerTask {
         }
     }
 
+    fn end(&mut self) {
+        self.producer.abort();
+        self.wake_waiters();
+    }
+
     fn may_end(&mut self, now: Now) -> bool {
         if !self.flushing {
             self.flushing = true;

@@ -70,6 +70,8 @@ pub struct World {
     pub dials: BTreeMap<i32, usize>,
     pub requests: Vec<(i32, Request)>,
     pub keep_requests: bool,
+    /// Some bytes of every answer are wrong.
+    pub corrupt: bool,
 }
 
 impl World {
@@ -87,6 +89,7 @@ impl World {
             dials: BTreeMap::new(),
             requests: Vec::new(),
             keep_requests: false,
+            corrupt: false,
         }
     }
 
@@ -137,9 +140,13 @@ impl World {
         let mut effects = std::mem::take(&mut self.effects);
         machine.poll(self.now, &mut effects);
         for dial in effects.dials.drain(..) {
-            let node = *self.nodes.keys().find(|node| address(**node) == (dial.host.clone(), dial.port)).unwrap();
-            *self.dials.entry(node).or_default() += 1;
             let at = self.now.monotonic + self.delay();
+            let place = (dial.host, dial.port);
+            let Some(&node) = self.nodes.keys().find(|node| address(**node) == place) else {
+                self.push(at, Event::Refused(dial.connection));
+                continue;
+            };
+            *self.dials.entry(node).or_default() += 1;
             if self.nodes[&node].down {
                 self.push(at, Event::Refused(dial.connection));
                 continue;
@@ -285,7 +292,15 @@ impl World {
                 let connection = self.connections.get_mut(&id).unwrap();
                 let at = at.max(connection.to_client);
                 connection.to_client = at;
-                self.push(at, Event::Response(id, encode(&header, &response)));
+                let mut frame = encode(&header, &response).to_vec();
+                if self.corrupt {
+                    for _ in 0..3 {
+                        // The correlation id stays, so that there is something to decode.
+                        let at = 4 + self.delay().subsec_nanos() as usize % (frame.len() - 4);
+                        frame[at] ^= 1 << (self.delay().subsec_nanos() % 8);
+                    }
+                }
+                self.push(at, Event::Response(id, Bytes::from(frame)));
             }
             None if silent => {}
             None => {
