@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use kauri_protocol::api::ApiKey;
 use slog::Logger;
 
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
     config::NodeConfig,
     ids::{ConnectionId, LinkId, OperationId},
     io::{DiskError, DiskOutput, Effects, Exit, Input},
-    session::{RequestId, Sessions},
+    session::{Reply, RequestId, Sessions},
     startup::Startup,
     time::{Monotonic, Now},
 };
@@ -54,7 +55,7 @@ impl Shard {
                 self.sessions.frame(connection, frame);
             }
             Input::ClientWritten { connection, bytes } => self.sessions.written(connection, bytes),
-            Input::ClientClosed { connection } => self.client_closed(connection),
+            Input::ClientClosed { connection } => self.client_closed(now, connection),
             Input::Disk { operation, result } => self.disk(now, operation, result),
             Input::LinkUp { .. }
             | Input::LinkAccepted { .. }
@@ -87,7 +88,19 @@ impl Shard {
         }
     }
 
-    fn client_closed(&mut self, connection: ConnectionId) {
+    fn client_closed(&mut self, now: Now, connection: ConnectionId) {
+        if let Phase::Running(broker) = &mut self.phase {
+            // What it wrote without wanting an answer arrived before it left: often in the very turn that it leaves in.
+            while let Some(request) = self.sessions.next_request_of(connection) {
+                let id = request.id;
+                if request.api == ApiKey::Produce {
+                    // Nobody is left to be told what becomes of it.
+                    drop(api::start(broker, now, request));
+                    broker.abandon(id);
+                }
+                self.sessions.reply(id, Reply::Silent);
+            }
+        }
         self.sessions.closed(connection);
         if let Phase::Running(broker) = &mut self.phase {
             forget(&mut self.requests, broker, connection);

@@ -59,6 +59,11 @@ impl Sessions {
         assert!(previous.is_none(), "the driver gives each connection an id of its own");
     }
 
+    /// The next request of a connection that is about to be forgotten.
+    pub fn next_request_of(&mut self, id: ConnectionId) -> Option<Request> {
+        self.connections.get_mut(&id)?.start_next()
+    }
+
     /// Forgets the connection. Requests of it that are still being worked on answer into the void.
     pub fn closed(&mut self, id: ConnectionId) {
         self.remove(id);

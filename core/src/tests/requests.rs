@@ -50,6 +50,20 @@ fn a_fetch_that_waits_is_answered_as_soon_as_there_are_records() {
 }
 
 #[test]
+fn what_was_sent_without_acknowledgement_is_written_although_the_client_leaves_at_once() {
+    let mut world = World::formed(3);
+    let leader = world.create_topic(3);
+    let connection = world.connect(leader);
+    for value in 0..3 {
+        world.send(connection, &produce_request(0, batch(&[&value.to_string()])), 9);
+    }
+    world.close(connection);
+    world.run_until_equal(GROUP);
+    assert_eq!(world.read_all(), ["0", "1", "2"]);
+    world.assert_nothing_waits();
+}
+
+#[test]
 fn answers_come_in_the_order_of_pipelined_requests() {
     let mut world = World::formed(3);
     let leader = world.create_topic(3);
