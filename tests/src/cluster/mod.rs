@@ -22,6 +22,8 @@ use crate::{
 
 /// A cluster that forms, or starts again, needs much less; the machine may be busy.
 pub const READY_PATIENCE: Duration = Duration::from_secs(60);
+/// How long one look at a node may take: somebody else may have its port and say nothing.
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 /// Attempts to find ports that nobody takes meanwhile.
 const ATTEMPTS: usize = 5;
 
@@ -39,8 +41,13 @@ impl Cluster {
 
     /// With further lines for each node's configuration file.
     pub fn start_with(nodes: usize, configuration: &str) -> Self {
+        Self::start_on(nodes, configuration, || ports::free(2 * nodes))
+    }
+
+    /// On ports that are proposed anew for each attempt: those of clients first, then those of peers.
+    fn start_on(nodes: usize, configuration: &str, mut propose: impl FnMut() -> Vec<u16>) -> Self {
         for _ in 0..ATTEMPTS {
-            let mut cluster = Self::configure(nodes, configuration);
+            let mut cluster = Self::configure(nodes, configuration, &propose());
             cluster.nodes.iter_mut().for_each(Node::start);
             if cluster.becomes_ready() {
                 return cluster;
@@ -49,9 +56,8 @@ impl Cluster {
         panic!("ports that are free are taken by others again and again");
     }
 
-    fn configure(nodes: usize, configuration: &str) -> Self {
+    fn configure(nodes: usize, configuration: &str, ports: &[u16]) -> Self {
         let directory = TempDir::with_prefix("kauri-tests-").expect("a temporary directory can be made");
-        let ports = ports::free(2 * nodes);
         let (clients, peers) = ports.split_at(nodes);
         let peers: Vec<(i32, u16)> = (1..).zip(peers.iter().copied()).collect();
         let nodes = peers.iter().zip(clients);
@@ -84,8 +90,10 @@ impl Cluster {
 
     fn serves(&self) -> bool {
         self.nodes.iter().all(|node| {
-            let metadata =
-                Connection::open(&node.address).and_then(|mut connection| kafka::metadata(&mut connection, &[]));
+            let metadata = Connection::open(&node.address).and_then(|mut connection| {
+                connection.stream.set_read_timeout(Some(LOOK_PATIENCE))?;
+                kafka::metadata(&mut connection, &[])
+            });
             metadata.is_ok_and(|metadata| metadata.brokers.len() == self.nodes.len() && metadata.controller_id >= 0)
         })
     }
@@ -165,4 +173,24 @@ pub fn binary() -> PathBuf {
     let binary = directory.join("kauri");
     assert!(binary.is_file(), "{} does not exist: build it with `cargo build --release -p kauri`", binary.display());
     binary
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_cluster_whose_ports_are_taken_starts_on_others() {
+        for position in 0..2 {
+            let taken: Vec<u16> = ports::free(2);
+            let held = TcpListener::bind(("127.0.0.1", taken[position])).expect("it was free a moment ago");
+            let mut proposals = [taken].into_iter();
+            let mut cluster = Cluster::start_on(1, "", || proposals.next().unwrap_or_else(|| ports::free(2)));
+            assert_ne!(cluster.nodes[0].address, held.local_addr().expect("it is bound").to_string());
+            assert!(proposals.next().is_none(), "the ports that were taken were tried");
+            cluster.assert_all_running();
+        }
+    }
 }
