@@ -54,6 +54,8 @@ pub struct Effects {
     pub client_credits: Vec<(ConnectionId, usize)>,
     /// Connections to close once everything sent to them so far was written.
     pub client_closes: Vec<ConnectionId>,
+    /// Connections to close at once: what was sent to them and not written is dropped.
+    pub client_aborts: Vec<ConnectionId>,
     pub peer_dials: Vec<PeerDial>,
     pub peer_sends: Vec<PeerSend>,
     /// Links to close at once.
@@ -71,6 +73,7 @@ impl Effects {
             && self.client_sends.is_empty()
             && self.client_credits.is_empty()
             && self.client_closes.is_empty()
+            && self.client_aborts.is_empty()
             && self.peer_dials.is_empty()
             && self.peer_sends.is_empty()
             && self.peer_closes.is_empty()

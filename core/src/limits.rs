@@ -158,13 +158,21 @@ pub const LEADER_RECORDS_MAX: usize = 4096;
 
 /// Fetch sessions per node (Kafka: max.incremental.fetch.session.cache.slots).
 pub const FETCH_SESSIONS_MAX: usize = 1000;
-/// Bytes of answers, and of reads for them, beyond which a fetch returns no more than one batch and a connection starts
-/// nothing before its socket took all it was given.
+/// Memory that answers, and reads for them, may hold until sockets take them. A fetch takes at most a quarter of what is
+/// free; beyond it a connection starts nothing before its socket took all it was given.
 pub const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Beyond that, for answers with small batches. When it is used up as well nothing but produce requests is started.
+pub const ANSWER_RESERVE_BYTES: usize = 16 << 20;
+/// Batches of an answer from the reserve.
+pub const ANSWER_SMALL_BYTES: usize = 16 << 10;
+/// A client that takes nothing of its answers for so long is closed.
+pub const CLIENT_STALL_MAX: Duration = Duration::from_secs(30);
+/// And so is one that takes nothing for so long while others wait for the memory.
+pub const CLIENT_STALL_CROWDED_MAX: Duration = Duration::from_secs(3);
 /// Frames that batches, entries and answers keep alive; beyond it what holds them is written and dropped.
 pub const FRAMES_BYTES_MAX: usize = 128 << 20;
 /// Records of one answer to a fetch, unless a single batch is larger, and what it reads from the disk for them. Kafka's
-/// default of fetch.max.bytes is 55 MiB; here a client that does not read its answers keeps so much in memory.
+/// default of fetch.max.bytes is 55 MiB; here a client that does not read its answers keeps so much in memory for a while.
 pub const FETCH_BYTES_MAX: usize = 16 << 20;
 /// Bytes of one disk read on behalf of a fetch.
 pub const FETCH_READ_BYTES: usize = 1 << 20;
@@ -187,6 +195,8 @@ pub const PROPOSAL_ENTRIES_MAX: usize = 1024;
 pub const FETCH_SESSION_PARTITIONS_MAX: usize = 200_000;
 
 const _: () = assert!(BATCH_BYTES_MAX < PRODUCE_FRAME_BYTES_MAX, "the largest batch fits into a frame");
+const _: () = assert!(FETCH_BYTES_MAX * 4 <= ANSWER_BYTES_MAX, "a fetch gets all it may have when nothing else waits");
+const _: () = assert!(CLIENT_STALL_CROWDED_MAX.as_nanos() < CLIENT_STALL_MAX.as_nanos());
 const _: () = assert!(BATCH_BYTES_MAX < PEER_FRAME_BYTES_MAX, "the largest batch fits into a peer's frame");
 const _: () = assert!(BATCH_BYTES_MAX as u64 + (1 << 20) < WAL_FILE_BYTES, "the largest batch fits into a WAL file");
 const _: () = assert!(WAL_WRITE_BYTES_MAX as u64 * 2 < WAL_FILE_BYTES, "a file holds several writes");

@@ -16,7 +16,7 @@ use crate::{
     io::{DiskError, DiskOutput, Effects, Exit, Input},
     session::{Reply, RequestId, Sessions},
     startup::Startup,
-    time::{Monotonic, Now},
+    time::{Monotonic, Now, earliest},
 };
 
 /// See the module head.
@@ -54,7 +54,7 @@ impl Shard {
                 }
                 self.sessions.frame(connection, frame);
             }
-            Input::ClientWritten { connection, bytes } => self.sessions.written(connection, bytes),
+            Input::ClientWritten { connection, bytes } => self.sessions.written(now, connection, bytes),
             Input::ClientClosed { connection } => self.client_closed(now, connection),
             Input::Disk { operation, result } => self.disk(now, operation, result),
             Input::LinkUp { .. }
@@ -136,17 +136,22 @@ impl Shard {
     /// Requests and what they wait for take turns until nothing moves; then everything leaves at once.
     fn run(&mut self, now: Now, effects: &mut Effects) {
         let Phase::Running(broker) = &mut self.phase else { unreachable!("the caller looked") };
+        for (connection, reason) in self.sessions.close_stalled(now, effects) {
+            broker.client_closed(connection, reason);
+            forget(&mut self.requests, broker, connection);
+        }
         broker.advance(now, effects);
         loop {
             let mut moved = false;
+            broker.set_unsent(self.sessions.held_bytes());
             while let Some((request, event)) = broker.next_event() {
                 moved = true;
-                broker.set_unsent(self.sessions.unsent_bytes());
+                broker.set_unsent(self.sessions.held_bytes());
                 resume(&mut self.requests, &mut self.sessions, broker, now, request, event);
             }
-            while let Some(request) = self.sessions.next_request() {
+            while let Some(request) = self.sessions.next_request(broker.has_proposal_room()) {
                 moved = true;
-                broker.set_unsent(self.sessions.unsent_bytes());
+                broker.set_unsent(self.sessions.held_bytes());
                 let id = request.id;
                 let exchange = api::exchange(&request);
                 match api::start(broker, now, request) {
@@ -159,10 +164,11 @@ impl Shard {
                     }
                 }
             }
-            for connection in self.sessions.flush(effects) {
+            for (connection, reason) in self.sessions.flush(now, effects) {
+                broker.client_closed(connection, reason);
                 forget(&mut self.requests, broker, connection);
             }
-            if !moved && !self.sessions.may_start() {
+            if !moved && !self.sessions.may_start(broker.has_proposal_room()) {
                 break;
             }
             broker.advance(now, effects);
@@ -174,7 +180,7 @@ impl Shard {
     pub fn next_deadline(&self) -> Option<Monotonic> {
         match &self.phase {
             Phase::Starting(startup) => startup.next_deadline(),
-            Phase::Running(broker) => broker.next_deadline(),
+            Phase::Running(broker) => earliest(broker.next_deadline(), self.sessions.next_deadline()),
             Phase::Over(_) => None,
         }
     }

@@ -256,6 +256,39 @@ fn a_connection_closes_after_its_last_answer_even_to_a_slow_reader() {
 }
 
 #[test]
+fn a_connection_is_aborted_although_its_client_does_not_read_and_although_it_was_to_be_closed() {
+    const ANSWER: usize = 64 << 20;
+    for closed_before in [false, true] {
+        let (report, reports) = mpsc::channel();
+        let mut stuck = None;
+        let fixture = Fixture::scripted(move |input, effects| match input {
+            Input::ClientFrame { connection, .. } if stuck.is_none() => {
+                stuck = Some(connection);
+                effects.client_sends.push(ClientSend { connection, slices: vec![Bytes::from(vec![1; ANSWER])] });
+                if closed_before {
+                    effects.client_closes.push(connection);
+                }
+            }
+            Input::ClientFrame { .. } => effects.client_aborts.extend(stuck),
+            Input::ClientClosed { connection } if Some(connection) == stuck => report.send(()).unwrap(),
+            _ => {}
+        });
+        let mut client = fixture.connect();
+        client.write_all(&framed(&request(4, 1))).unwrap();
+        // Its first byte has arrived, and nobody reads the rest.
+        client.read_exact(&mut [0]).unwrap();
+        let mut other = fixture.connect();
+        other.write_all(&framed(&request(4, 1))).unwrap();
+        reports.recv().unwrap();
+        let mut left = Vec::new();
+        assert!(client.read_to_end(&mut left).is_err(), "reset");
+        assert!(left.len() < ANSWER);
+        drop(other);
+        fixture.abandon();
+    }
+}
+
+#[test]
 fn a_client_that_goes_away_is_reported_once_and_what_is_sent_to_it_is_dropped() {
     let (report, reports) = mpsc::channel();
     let fixture = Fixture::scripted(move |input, effects| match input {

@@ -419,6 +419,12 @@ impl<C: Core> World<C> {
                 ended.extend(process.forget(*socket));
             }
         }
+        for connection in effects.client_aborts.drain(..) {
+            if let Some(socket) = process.connections.get(&connection).copied() {
+                self.network.close(socket, &mut self.schedule, &mut self.bites);
+                ended.extend(process.forget(socket));
+            }
+        }
         for link in effects.peer_closes.drain(..) {
             if let Some(socket) = process.links.get(&link).copied() {
                 self.network.close(socket, &mut self.schedule, &mut self.bites);

@@ -4,8 +4,9 @@
 //! frames share a read buffer of at most 64 KiB. A large frame gets an allocation of its own, filled in place, so that
 //! its payload is never copied.
 //!
-//! Invariant: memory follows the bytes that arrived, not the length that was claimed. Nothing is known here of what a
-//! frame means, except that the API key of a request decides how long it may be.
+//! Invariant: memory follows the bytes that arrived, not the length that was claimed: what is touched is at most a step
+//! ahead of them, and what is allocated a quarter. Nothing is known here of what a frame means, except that the API key
+//! of a request decides how long it may be.
 
 use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
@@ -24,6 +25,8 @@ const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
 const SPARE_BYTES_MIN: usize = 1024;
 /// What a claimed length may allocate before a byte of it arrived.
 const LARGE_FRAME_BYTES_UP_FRONT: usize = 2 * 1024 * 1024;
+/// How much of a large frame is offered for one read. Memory that was allocated and not touched costs nothing yet.
+const LARGE_FRAME_STEP_BYTES: usize = 256 * 1024;
 
 const _: () = assert!(LENGTH_BYTES + SMALL_FRAME_BYTES_MAX + SPARE_BYTES_MIN <= READ_BUFFER_BYTES_MAX);
 
@@ -62,6 +65,7 @@ pub struct FrameSplitter {
 #[derive(Debug)]
 struct LargeFrame {
     length: usize,
+    /// Initialised one step ahead of what is filled.
     bytes: Vec<u8>,
     filled: usize,
 }
@@ -211,16 +215,20 @@ impl FrameSplitter {
 
 impl LargeFrame {
     fn new(length: usize, received: &[u8]) -> Self {
-        let mut bytes = vec![0; length.min(LARGE_FRAME_BYTES_UP_FRONT)];
-        bytes[..received.len()].copy_from_slice(received);
+        let mut bytes = Vec::with_capacity(length.min(LARGE_FRAME_BYTES_UP_FRONT));
+        bytes.extend_from_slice(received);
         Self { length, bytes, filled: received.len() }
     }
 
     fn spare(&mut self) -> &mut [u8] {
-        if self.filled == self.bytes.len() {
-            let grown = (self.bytes.len() * 2).min(self.length);
+        if self.filled == self.bytes.capacity() {
+            // A quarter at a time: what many unfinished frames have allocated for nothing stays small.
+            let grown = (self.filled + self.filled.div_ceil(4)).min(self.length);
             self.bytes.reserve_exact(grown - self.bytes.len());
-            self.bytes.resize(grown, 0);
+        }
+        if self.filled == self.bytes.len() {
+            let end = (self.filled + LARGE_FRAME_STEP_BYTES).min(self.bytes.capacity()).min(self.length);
+            self.bytes.resize(end, 0);
         }
         &mut self.bytes[self.filled..]
     }
@@ -284,10 +292,11 @@ mod tests {
         let mut splitter = FrameSplitter::new(FrameLimits::Fixed { bytes_max: 1 << 30 });
         splitter.push(&(1u32 << 30).to_be_bytes(), &mut Vec::new()).unwrap();
         assert!(splitter.allocated_bytes() <= LARGE_FRAME_BYTES_UP_FRONT + READ_BUFFER_BYTES_MAX);
-        // Later steps at most double what has arrived.
+        // Later steps add a quarter of what has arrived, and touch little of it.
         let arrived = vec![1; LARGE_FRAME_BYTES_UP_FRONT + 1];
         splitter.push(&arrived, &mut Vec::new()).unwrap();
-        assert!(splitter.allocated_bytes() <= 2 * arrived.len() + READ_BUFFER_BYTES_MAX);
+        assert!(splitter.allocated_bytes() <= arrived.len() / 4 * 5 + READ_BUFFER_BYTES_MAX);
+        assert!(splitter.spare().len() <= LARGE_FRAME_STEP_BYTES);
     }
 
     #[test]
@@ -297,15 +306,19 @@ mod tests {
         let mut splitter = FrameSplitter::new(FrameLimits::Fixed { bytes_max: 8 << 20 });
         splitter.push(&stream[..100], &mut Vec::new()).unwrap();
 
-        let spare = splitter.spare();
-        assert_eq!(spare.len(), body.len() - 96, "nothing behind the frame gets into its allocation");
-        spare.copy_from_slice(&body[96..]);
-        let address = spare.as_ptr();
-        splitter.commit(body.len() - 96);
-
+        let (mut filled, mut address) = (96, None);
+        while filled < body.len() {
+            let spare = splitter.spare();
+            assert!(spare.len() <= body.len() - filled, "nothing behind the frame gets into its allocation");
+            address.get_or_insert(spare.as_ptr());
+            let count = spare.len();
+            spare.copy_from_slice(&body[filled..filled + count]);
+            splitter.commit(count);
+            filled += count;
+        }
         let frame = splitter.next_frame().unwrap().expect("all of it was committed");
         assert_eq!(frame, body);
-        assert_eq!(frame[96..].as_ptr(), address);
+        assert_eq!(Some(frame[96..].as_ptr()), address, "what was filled first has not moved");
         let mut frames = Vec::new();
         splitter.push(&stream[4 + body.len()..], &mut frames).unwrap();
         assert_eq!(frames, [Bytes::from_static(b"next")]);

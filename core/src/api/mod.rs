@@ -156,11 +156,20 @@ fn respond<M: Message>(exchange: Exchange, body: &M) -> Reply {
     respond_in_version(exchange, body, exchange.version)
 }
 
+/// Its records keep `beside_bytes` alive that they are not made of.
+fn respond_with_records<M: Message>(exchange: Exchange, body: &M, beside_bytes: usize) -> Reply {
+    match respond(exchange, body) {
+        Reply::Frame { slices, beside_bytes: own } => Reply::Frame { slices, beside_bytes: own + beside_bytes },
+        reply @ (Reply::Silent | Reply::Close(_)) => reply,
+    }
+}
+
 fn respond_in_version<M: Message>(exchange: Exchange, body: &M, version: i16) -> Reply {
     let mut writer = Writer::for_frame();
     ResponseHeader { correlation_id: exchange.correlation }.encode(&mut writer, exchange.api, version);
     body.encode(&mut writer, version).expect("a handler fills only what the version has");
-    Reply::Frame(writer.into_frame().expect("answers are bounded far below 2 GiB"))
+    let slices = writer.into_frame().expect("answers are bounded far below 2 GiB");
+    Reply::Frame { slices, beside_bytes: 0 }
 }
 
 fn done<M: Message>(exchange: Exchange, body: &M) -> Progress {

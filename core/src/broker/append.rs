@@ -3,15 +3,11 @@
 use bytes::Bytes;
 use kauri_protocol::error::ErrorCode;
 
-use super::{
-    Broker,
-    replica::{Owner, Proposal},
-    views::Leader,
-};
+use super::{Broker, Replica, proposals::Proposal, replica::Owner, views::Leader};
 use crate::{
     api::{Exchange, Waiter},
-    ids::LeaderEpoch,
-    limits::{BATCH_SHARED_BYTES_MIN, SHARD_PROPOSED_BYTES_MAX},
+    ids::{GroupId, LeaderEpoch},
+    limits::BATCH_SHARED_BYTES_MIN,
     partition::{PartitionCommand, Rules, validate},
     session::RequestId,
     time::Now,
@@ -63,26 +59,38 @@ impl Broker {
         let command = PartitionCommand::Append(batch);
         let owner = Owner::Produce(waiter);
         let replica = self.replicas.get_mut(&group).expect("it was just found to lead");
-        replica.queue.push_back(Proposal { kind: command.kind(), data: command.into_data(), owner });
+        replica.queue.push(Proposal { kind: command.kind(), data: command.into_data(), owner });
+        self.report_proposed(group);
         self.mark(group);
         Ok(())
+    }
+
+    /// Whether a produce request may start. A node that refuses it at once needs no room for that.
+    pub(crate) fn has_proposal_room(&self) -> bool {
+        self.wal_full || self.proposed_bytes.has_room()
+    }
+
+    /// To be called when a group's queue, its log or its role may have changed.
+    pub(super) fn report_proposed(&mut self, group: GroupId) {
+        let bytes = self.replicas.get(&group).map_or(0, Replica::proposed_bytes);
+        self.proposed_bytes.report(group, bytes);
     }
 
     /// Takes back what was not proposed of a request that is answered: its client may send as much again, and what
     /// waits for a group that does not move must not grow with every attempt.
     pub(crate) fn withdraw(&mut self, request: RequestId) {
-        for replica in self.replicas.values_mut().filter(|replica| !replica.queue.is_empty()) {
+        for (group, replica) in self.replicas.iter_mut().filter(|(_, replica)| !replica.queue.is_empty()) {
             replica.queue.retain(|proposal| match proposal.owner {
                 Owner::Produce(waiter) => waiter.request != request,
                 Owner::Nobody | Owner::Call(_) | Owner::Forwarded { .. } => true,
             });
+            self.proposed_bytes.report(*group, replica.proposed_bytes());
         }
     }
 
     /// A client is gone. What it sent is written all the same, unless too much waits already.
     pub(super) fn withdraw_if_crowded(&mut self, request: RequestId) {
-        let queues = self.replicas.values().flat_map(|replica| &replica.queue);
-        if queues.map(|proposal| proposal.data.len()).sum::<usize>() > SHARD_PROPOSED_BYTES_MAX {
+        if !self.proposed_bytes.has_room() {
             self.withdraw(request);
         }
     }

@@ -104,6 +104,7 @@ impl Broker {
             self.events.push_back((waiter.request, crate::api::Event::Confirmed { part: waiter.part, result }));
         }
         self.watch.wake(id);
+        self.report_proposed(id);
         self.dirty.remove(&id);
         self.destroyed.insert(id);
         if let Machine::Partition(partition) = replica.machine {

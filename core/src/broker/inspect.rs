@@ -17,6 +17,8 @@ pub struct Inspection {
     pub entry_bytes: usize,
     /// Bytes of applied batches in memory.
     pub tail_bytes: usize,
+    /// Bytes of commands that groups led here have queued, or proposed and not applied.
+    pub proposed_bytes: usize,
     /// Bytes that wait for the WAL.
     pub wal_queued_bytes: usize,
     pub outstanding: Outstanding,
@@ -113,6 +115,7 @@ impl Broker {
             groups: groups.collect(),
             entry_bytes: self.replicas.values().map(|replica| replica.group.cached_bytes()).sum(),
             tail_bytes: partitions().map(|partition| partition.log.memory_bytes()).sum(),
+            proposed_bytes: self.proposed_bytes.total(),
             wal_queued_bytes: self.wal.queued_bytes(),
             outstanding: Outstanding {
                 requests,

@@ -7,6 +7,7 @@
 //! Invariant: everything a group wants written is appended to the WAL in the order the group asked for it, and a group
 //! hears of durability only from the WAL's own report. Groups are visited in the order of their ids.
 
+mod answers;
 mod append;
 mod apply;
 pub mod broker_config;
@@ -19,6 +20,7 @@ mod inspect;
 mod leadership;
 mod peering;
 mod producer_ids;
+mod proposals;
 mod raft;
 pub mod reads;
 mod replica;
@@ -34,6 +36,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use slog::{Logger, error, info};
 
+pub(crate) use answers::Room;
 pub use append::Refusal;
 pub(crate) use apply::apply_entry;
 pub use inspect::{Depth, GroupInspection, Inspection, Outstanding};
@@ -42,11 +45,13 @@ pub(crate) use replica::{Machine, Partition};
 pub use views::{Leader, View};
 
 use self::{
+    answers::Answers,
     controller::{Calls, Forwarded},
     deadlines::Deadlines,
     frames::Frames,
     leadership::{Campaigns, Liveness},
     producer_ids::ProducerIds,
+    proposals::ProposedBytes,
     reads::Reads,
     shutdown::Shutdown,
     watch::Watch,
@@ -54,7 +59,7 @@ use self::{
 use crate::{
     api::{Event, FetchSessions},
     config::NodeConfig,
-    ids::{ClusterId, GroupId, NodeId, OperationId, WriteNumber},
+    ids::{ClusterId, ConnectionId, GroupId, NodeId, OperationId, WriteNumber},
     io::{DiskError, DiskOutput, Effects, Exit, FileName, Input, Notice, OperationIds},
     limits,
     log::{
@@ -70,7 +75,7 @@ use crate::{
         peer::{self, PeerEvent, Peers},
     },
     rng::Stream,
-    session::RequestId,
+    session::{CloseReason, RequestId},
     time::{Monotonic, Now, Wall, earliest},
 };
 
@@ -139,8 +144,8 @@ pub struct Broker {
     shutdown: Shutdown,
     mint: Stream,
     jitter: Stream,
-    /// Bytes of answers that there is room for.
-    answer_room: usize,
+    answers: Answers,
+    proposed_bytes: ProposedBytes,
     frames: Frames,
     /// Partitions with batches in memory, or on their way to their files, and when the last one was applied.
     live_logs: BTreeMap<GroupId, Monotonic>,
@@ -216,7 +221,8 @@ impl Broker {
             shutdown: Shutdown::default(),
             mint: stream("mint"),
             jitter: stream("campaign"),
-            answer_room: 0,
+            answers: Answers::default(),
+            proposed_bytes: ProposedBytes::default(),
             frames: Frames::default(),
             live_logs: replicas.keys().map(|group| (*group, now.monotonic)).collect(),
             notices: vec![Notice::Recovered],
@@ -322,7 +328,13 @@ impl Broker {
     pub(crate) fn forget(&mut self, request: RequestId) {
         self.deadlines.remove(request);
         self.watch.remove(request);
+        self.answers.remove(request);
         self.producer_ids.forget(request);
+    }
+
+    /// A connection was closed by us.
+    pub(crate) fn client_closed(&self, connection: ConnectionId, reason: CloseReason) {
+        info!(self.logger, "a client's connection is closed"; "connection" => connection.0, "reason" => %reason);
     }
 
     /// Its connection is gone before it was answered.
@@ -331,14 +343,27 @@ impl Broker {
         self.withdraw_if_crowded(request);
     }
 
-    /// How many bytes of answers sockets have not taken.
+    /// How much answers hold that sockets have not taken.
     pub(crate) fn set_unsent(&mut self, bytes: usize) {
-        self.answer_room = limits::ANSWER_BYTES_MAX.saturating_sub(bytes);
+        self.answers.set_unsent(bytes);
+        if self.answer_room().at_least_one {
+            self.events.extend(self.answers.take_starved().into_iter().map(|request| (request, Event::Woken)));
+        }
     }
 
-    /// How many bytes of records an answer may have now; one batch is always allowed.
-    pub(crate) fn answer_room(&self) -> usize {
-        self.answer_room.saturating_sub(self.reads.fetch_bytes())
+    /// What an answer may have now.
+    pub(crate) fn answer_room(&self) -> Room {
+        self.answers.room(self.reads.fetch_bytes())
+    }
+
+    /// A part of the answer is there, and waits for others.
+    pub(crate) fn keep_part(&mut self, request: RequestId, held_bytes: usize) {
+        self.answers.keep(request, held_bytes);
+    }
+
+    /// The request is woken when there is room for its answer.
+    pub(crate) fn wait_for_room(&mut self, request: RequestId) {
+        self.answers.starve(request);
     }
 
     /// Batches may be slices of this frame from now on.

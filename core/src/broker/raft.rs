@@ -125,6 +125,7 @@ impl Broker {
         out.clear();
         self.group_output = out;
         self.fail_lost_proposals(id);
+        self.report_proposed(id);
     }
 
     fn apply_committed(&mut self, now: Now, id: GroupId) {

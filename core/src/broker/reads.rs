@@ -30,7 +30,7 @@ use crate::{
 /// What a fetch finds.
 #[derive(Debug)]
 pub enum ReadStart {
-    Ready(Vec<Bytes>),
+    Ready(Batches),
     /// An [`Event::Read`] will follow: about so many bytes, in a buffer of so many.
     Waiting {
         bytes: usize,
@@ -44,7 +44,7 @@ pub enum ReadStart {
 /// What came from the disk.
 #[derive(Debug)]
 pub enum ReadOutcome {
-    Records(Vec<Bytes>),
+    Records(Batches),
     Found(Option<Found>),
     Failed(ErrorCode),
 }
@@ -130,7 +130,6 @@ impl Broker {
     /// Batches of a partition that this node leads, from `from` on.
     pub(crate) fn read(
         &mut self,
-        _now: Now,
         group: GroupId,
         from: Offset,
         bytes_max: usize,
@@ -146,7 +145,7 @@ impl Broker {
         let upper = partition.state.next_offset();
         match partition.log.read(Read { from, upper, max_bytes: bytes_max, at_least_one }) {
             ReadResult::Ready(batches) if batches.bytes == 0 => ReadStart::Empty,
-            ReadResult::Ready(batches) => ReadStart::Ready(batches.slices),
+            ReadResult::Ready(batches) => ReadStart::Ready(batches),
             ReadResult::NeedsDisk(plan) => {
                 let read_bytes = plan.bytes();
                 let bytes = read_bytes.min(bytes_max.max(1));
@@ -280,13 +279,13 @@ impl Broker {
                     return Ok(());
                 };
                 match partition.log.complete_read(plan, result) {
-                    Ok(ReadResult::Ready(batches)) => self.tell_read(waiter, ReadOutcome::Records(batches.slices)),
+                    Ok(ReadResult::Ready(batches)) => self.tell_read(waiter, ReadOutcome::Records(batches)),
                     Ok(ReadResult::NeedsDisk(plan)) => {
                         let id = self.ids.next_id();
                         self.reads.start(id, plan.action(), Purpose::Fetch { group, plan, waiter });
                     }
                     Ok(ReadResult::Empty | ReadResult::OutOfRange) => {
-                        self.tell_read(waiter, ReadOutcome::Records(Vec::new()));
+                        self.tell_read(waiter, ReadOutcome::Records(Batches::default()));
                     }
                     Err(error) => {
                         error!(self.logger, "a read for a fetch failed"; "group" => group.0, "reason" => %error);

@@ -1,13 +1,12 @@
 //! One replica on this node: its Raft group, its state machine, and who waits for what was proposed.
 //!
 //! Invariant: a waiter is answered once: by the response of its own entry (same replica, term and token), or with an
-//! error when this replica's term or role changes. Proposals beyond the byte budget wait in a queue whose size is
-//! bounded by what clients may have outstanding.
+//! error when this replica's term or role changes. Proposals beyond the group's byte budget wait in a queue, which
+//! together with those of other groups has a budget of its own (see [`super::proposals`]).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use bytes::Bytes;
-
+use super::proposals::{Proposal, ProposalQueue};
 use crate::{
     api::Waiter,
     command::{CommandHeader, FEATURE_LEVEL, WaiterToken},
@@ -28,8 +27,7 @@ pub(crate) struct Replica {
     pub(super) group: Group,
     pub(super) creation: GroupCreation,
     pub(super) machine: Machine,
-    /// Proposals that wait for budget, or for the group to be ready for them.
-    pub(super) queue: VecDeque<Proposal>,
+    pub(super) queue: ProposalQueue,
     pub(super) proposed: BTreeMap<WaiterToken, Proposed>,
     /// Owners of commands that were refused, to be told.
     refused: Vec<Owner>,
@@ -56,14 +54,6 @@ pub(crate) enum Machine {
 pub(crate) struct Partition {
     pub(crate) state: PartitionState,
     pub(crate) log: PartitionLog,
-}
-
-/// A command to be proposed.
-#[derive(Debug)]
-pub(super) struct Proposal {
-    pub(super) kind: u8,
-    pub(super) data: Bytes,
-    pub(super) owner: Owner,
 }
 
 /// A command that is in the log of this term.
@@ -94,7 +84,7 @@ impl Replica {
             group,
             creation,
             machine,
-            queue: VecDeque::new(),
+            queue: ProposalQueue::default(),
             proposed: BTreeMap::new(),
             refused: Vec::new(),
             next_token: 0,
@@ -162,7 +152,7 @@ impl Replica {
             let entries = entries.collect();
             match self.group.propose(entries) {
                 Ok((term, _)) => {
-                    for (proposal, token) in self.queue.drain(..count).zip(first_token..) {
+                    for (proposal, token) in self.queue.take(count).zip(first_token..) {
                         if proposal.owner != Owner::Nobody {
                             self.proposed.insert(WaiterToken(token), Proposed { term, owner: proposal.owner });
                         }
@@ -173,12 +163,17 @@ impl Replica {
                 // Another replica leads, or will in a moment: nothing of this is in the log. Who waits is told, and
                 // tries again at the new leader.
                 Err(ProposeError::NotLeader { .. } | ProposeError::Transferring) => {
-                    self.refused.extend(self.queue.drain(..).map(|proposal| proposal.owner));
+                    self.refused.extend(self.queue.take_all().map(|proposal: Proposal| proposal.owner));
                     return;
                 }
                 Err(ProposeError::TooLarge(_)) => unreachable!("what is queued was checked against smaller limits"),
             }
         }
+    }
+
+    /// What counts as proposed by this node: nothing that another leader sent.
+    pub(super) fn proposed_bytes(&self) -> usize {
+        self.queue.bytes() + if self.group.is_leader() { self.group.unapplied_bytes() } else { 0 }
     }
 
     /// Whether the configuration of this version, or a newer one, is in force.
@@ -192,8 +187,7 @@ impl Replica {
     /// Everybody who waits, because the replica ends.
     pub(super) fn take_all(&mut self) -> Vec<(Owner, bool)> {
         let proposed = std::mem::take(&mut self.proposed).into_values().map(|proposed| (proposed.owner, false));
-        let queued = std::mem::take(&mut self.queue).into_iter().map(|proposal| (proposal.owner, true));
-        proposed.chain(queued).collect()
+        proposed.chain(self.queue.take_all().map(|proposal| (proposal.owner, true))).collect()
     }
 
     /// Everybody who waits for a command of another term, or of a leadership that is over; `true` with those whose
@@ -212,7 +206,7 @@ impl Replica {
             });
         }
         if !leads {
-            failed.extend(self.queue.drain(..).map(|proposal| (proposal.owner, true)));
+            failed.extend(self.queue.take_all().map(|proposal| (proposal.owner, true)));
         }
         failed
     }

@@ -9,7 +9,8 @@ use super::{
     Broker,
     controller::{Caller, ControllerError, Ended, Forwarded, Step},
     producer_ids,
-    replica::{Machine, Owner, Proposal, Replica},
+    proposals::Proposal,
+    replica::{Machine, Owner, Replica},
 };
 use crate::{
     api::{Event, Waiter},
@@ -157,7 +158,7 @@ impl Broker {
             self.fail_owner(owner, true);
             return;
         };
-        replica.queue.push_back(Proposal { kind: command.kind(), data: command.encode(), owner });
+        replica.queue.push(Proposal { kind: command.kind(), data: command.encode(), owner });
         self.mark(GroupId::METADATA);
     }
 

@@ -9,7 +9,7 @@ use kauri_protocol::{
     wire::{DecodeError, Reader},
 };
 
-use super::{Request, RequestId};
+use super::{Request, RequestId, unsent::Unsent};
 use crate::{
     ids::ConnectionId,
     limits::{CLIENT_REQUESTS_MAX, CLIENT_UNSENT_BYTES_MAX},
@@ -21,8 +21,8 @@ const HEADER_BYTES_MIN: usize = 8;
 /// What a request ends with.
 #[derive(Debug)]
 pub enum Reply {
-    /// A complete response frame, length prefix included.
-    Frame(Vec<Bytes>),
+    /// A complete response frame, length prefix included, and how much memory its slices keep alive beside themselves.
+    Frame { slices: Vec<Bytes>, beside_bytes: usize },
     /// Nothing is sent (Produce with acks=0).
     Silent,
     /// The connection is closed, after the answers of earlier requests.
@@ -40,6 +40,18 @@ pub enum CloseReason {
     /// acks=0 has no answer that could carry an error.
     #[error("a produce request without acknowledgement failed")]
     SilentFailure,
+    #[error("it does not take its answers")]
+    Stalled,
+}
+
+impl Reply {
+    /// Memory that waits for the client.
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::Frame { slices, beside_bytes } => slices.iter().map(Bytes::len).sum::<usize>() + beside_bytes,
+            Self::Silent | Self::Close(_) => 0,
+        }
+    }
 }
 
 /// See the module head of [`crate::session`].
@@ -51,9 +63,7 @@ pub(super) struct Connection {
     /// Started requests in order, the first being `first_sequence`.
     started: VecDeque<Slot>,
     first_sequence: u64,
-    /// Bytes of complete answers behind an earlier request, and bytes handed to the driver that the socket has not
-    /// taken.
-    unsent_bytes: usize,
+    unsent: Unsent,
     /// The fetch under way. As in Kafka nothing that follows it starts before it is answered, so that one connection
     /// holds the records of one fetch at most.
     fetching: Option<u64>,
@@ -76,7 +86,16 @@ pub(super) struct Flushed {
     pub(super) slices: Vec<Bytes>,
     /// Bytes of frames that are answered, so that the driver may deliver as many again.
     pub(super) credit: usize,
-    pub(super) close: bool,
+    pub(super) close: Option<CloseReason>,
+}
+
+/// What the next request needs room for before it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// Its own bytes, which wait for a log.
+    ProposalRoom,
+    /// Its answer.
+    AnswerRoom,
 }
 
 impl Connection {
@@ -86,7 +105,7 @@ impl Connection {
             waiting: VecDeque::new(),
             started: VecDeque::new(),
             first_sequence: 0,
-            unsent_bytes: 0,
+            unsent: Unsent::default(),
             fetching: None,
             ended: false,
             closing: false,
@@ -102,16 +121,20 @@ impl Connection {
     }
 
     pub(super) fn written(&mut self, bytes: usize) {
-        self.unsent_bytes = self.unsent_bytes.checked_sub(bytes).expect("the socket takes only what it was given");
+        self.unsent.take(bytes);
     }
 
+    /// Gives a request its answer. A connection that is closed takes none.
     pub(super) fn reply(&mut self, sequence: u64, reply: Reply) {
+        if self.closed {
+            return;
+        }
         let place = sequence.checked_sub(self.first_sequence).and_then(|place| usize::try_from(place).ok());
         let slot = place.and_then(|place| self.started.get_mut(place)).expect("a request is answered while it waits");
         assert!(slot.reply.is_none(), "a request is answered once");
+        self.unsent.answered(reply.held_bytes());
         match &reply {
-            Reply::Frame(slices) => self.unsent_bytes += slices.iter().map(Bytes::len).sum::<usize>(),
-            Reply::Silent => {}
+            Reply::Frame { .. } | Reply::Silent => {}
             Reply::Close(_) => {
                 self.closing = true;
                 self.waiting.clear();
@@ -123,9 +146,21 @@ impl Connection {
         }
     }
 
-    /// Bytes of answers that wait for earlier ones or for the socket.
-    pub(super) fn unsent_bytes(&self) -> usize {
-        self.unsent_bytes
+    /// Memory of answers that wait for earlier ones or for the socket.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.unsent.held_bytes()
+    }
+
+    /// Whether the socket has taken everything that the driver has.
+    pub(super) fn is_taken(&self) -> bool {
+        self.unsent.is_taken()
+    }
+
+    /// What the next request needs; `None` if none may start.
+    pub(super) fn next_needs(&self) -> Option<Needs> {
+        let frame = self.waiting.front().filter(|_| self.can_start())?;
+        let is_produce = frame.first_chunk() == Some(&i16::from(ApiKey::Produce).to_be_bytes());
+        Some(if is_produce { Needs::ProposalRoom } else { Needs::AnswerRoom })
     }
 
     /// Whether a request waits that may start.
@@ -134,7 +169,7 @@ impl Connection {
             && !self.closing
             && self.fetching.is_none()
             && self.started.len() < CLIENT_REQUESTS_MAX
-            && self.unsent_bytes < CLIENT_UNSENT_BYTES_MAX
+            && self.unsent.held_bytes() < CLIENT_UNSENT_BYTES_MAX
     }
 
     pub(super) fn start_next(&mut self) -> Option<Request> {
@@ -167,16 +202,29 @@ impl Connection {
             let slot = self.started.pop_front().expect("it was just looked at");
             self.first_sequence += 1;
             out.credit += slot.frame_bytes;
-            match slot.reply.expect("it was just looked at") {
-                Reply::Frame(slices) => out.slices.extend(slices),
+            let reply = slot.reply.expect("it was just looked at");
+            let held_bytes = reply.held_bytes();
+            match reply {
+                Reply::Frame { slices, .. } => {
+                    self.unsent.give(slices.iter().map(Bytes::len).sum(), held_bytes);
+                    out.slices.extend(slices);
+                }
                 Reply::Silent => {}
-                Reply::Close(_) => {
-                    self.closed = true;
-                    out.close = true;
+                Reply::Close(reason) => {
+                    self.close();
+                    out.close = Some(reason);
                 }
             }
         }
         out
+    }
+
+    /// Nothing more is taken or sent. What the driver has counts until the socket has taken it.
+    fn close(&mut self) {
+        self.closed = true;
+        for slot in self.started.drain(..) {
+            self.unsent.dropped(slot.reply.map_or(0, |reply| reply.held_bytes()));
+        }
     }
 }
 
@@ -214,7 +262,7 @@ mod tests {
     }
 
     fn frame(bytes: &'static [u8]) -> Reply {
-        Reply::Frame(vec![Bytes::from_static(bytes)])
+        Reply::Frame { slices: vec![Bytes::from_static(bytes)], beside_bytes: 0 }
     }
 
     #[test]
@@ -244,9 +292,12 @@ mod tests {
         connection.receive(metadata_frame(0));
         connection.receive(metadata_frame(1));
         let first = connection.start_next().unwrap();
-        connection.reply(first.id.sequence, Reply::Frame(vec![Bytes::from(vec![0; CLIENT_UNSENT_BYTES_MAX])]));
+        // Six bytes that keep much more alive, as a small batch that is a part of a large read does.
+        let reply = Reply::Frame { slices: vec![Bytes::from_static(b"answer")], beside_bytes: CLIENT_UNSENT_BYTES_MAX };
+        connection.reply(first.id.sequence, reply);
         assert!(connection.start_next().is_none());
         connection.flush();
+        connection.written(5);
         assert!(connection.start_next().is_none());
         connection.written(1);
         assert!(connection.start_next().is_some());
@@ -270,7 +321,21 @@ mod tests {
         (0..1000).for_each(|_| connection.receive(Bytes::new()));
         assert_eq!(connection.waiting.len(), 1);
         assert!(connection.start_next().is_none());
-        assert!(connection.flush().close);
+        assert_eq!(connection.flush().close, Some(CloseReason::Malformed));
+    }
+
+    #[test]
+    fn a_closed_connection_counts_what_its_socket_has_not_taken_and_nothing_else() {
+        let mut connection = Connection::new(ConnectionId(1));
+        (0..3).for_each(|correlation| connection.receive(metadata_frame(correlation)));
+        while connection.start_next().is_some() {}
+        connection.reply(0, frame(b"first"));
+        connection.reply(2, frame(b"never sent"));
+        connection.reply(1, Reply::Close(CloseReason::SilentFailure));
+        assert_eq!(connection.flush().close, Some(CloseReason::SilentFailure));
+        assert_eq!(connection.held_bytes(), b"first".len());
+        connection.written(b"first".len());
+        assert!(connection.held_bytes() == 0 && connection.is_taken());
     }
 
     #[test]
@@ -281,10 +346,10 @@ mod tests {
         connection.receive(metadata_frame(2));
         let first = connection.start_next().unwrap();
         assert!(connection.start_next().is_none());
-        assert!(!connection.flush().close, "the first request is not answered yet");
+        assert_eq!(connection.flush().close, None, "the first request is not answered yet");
         connection.reply(first.id.sequence, frame(b"first"));
         let out = connection.flush();
         assert_eq!(out.slices, [Bytes::from_static(b"first")]);
-        assert!(out.close);
+        assert_eq!(out.close, Some(CloseReason::UnsupportedRequest));
     }
 }

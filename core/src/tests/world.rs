@@ -326,7 +326,7 @@ impl World {
                 client.credit += credit;
             }
         }
-        for connection in effects.client_closes {
+        for connection in effects.client_closes.into_iter().chain(effects.client_aborts) {
             if let Some(client) = self.clients.get_mut(&connection) {
                 client.closed = true;
             }

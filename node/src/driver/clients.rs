@@ -1,8 +1,8 @@
 //! Client connections: accepts them, cuts their bytes into frames, writes what the core answers.
 //!
 //! Invariant: a socket is read only while its window has credit and the node's budget has room, so what clients send
-//! never occupies more memory than the node granted; and a connection ends after everything the core sent before it
-//! asked for the end was written.
+//! never occupies more memory than the node granted; and a connection that the core closes ends after everything sent
+//! before was written, and one that it aborts at once.
 //!
 //! Does not look into frames, except that the splitter allows large ones to those that carry records.
 
@@ -11,11 +11,11 @@ use std::{io, sync::Arc, time::Duration};
 use bytes::Bytes;
 use kauri_core::{ids::ConnectionId, io::Input, limits};
 use kauri_protocol::frame::{FrameError, FrameLimits, FrameSplitter};
-use slog::{Logger, debug, o, warn};
+use slog::{Logger, debug, info, o, warn};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, tcp::ReadHalf},
-    sync::{Semaphore, mpsc},
+    sync::{Notify, Semaphore, mpsc},
     time::{Instant, sleep, timeout, timeout_at},
 };
 
@@ -47,18 +47,32 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the core's thread holds of a connection. Dropping it ends the connection once everything sent was written.
 pub(crate) struct Client {
-    sends: mpsc::UnboundedSender<Vec<Bytes>>,
+    /// Gone when the core wants the end.
+    sends: Option<mpsc::UnboundedSender<Vec<Bytes>>>,
     window: Arc<Window>,
+    aborted: Arc<Notify>,
 }
 
 impl Client {
     pub(crate) fn send(&self, slices: Vec<Bytes>) {
-        // The other end is gone when the connection is; its farewell is under way.
-        drop(self.sends.send(slices));
+        if let Some(sends) = &self.sends {
+            // The other end is gone when the connection is; its farewell is under way.
+            drop(sends.send(slices));
+        }
     }
 
     pub(crate) fn credit(&self, bytes: usize) {
         self.window.credit(bytes);
+    }
+
+    /// Ends the connection once everything sent was written.
+    pub(crate) fn close(&mut self) {
+        self.sends = None;
+    }
+
+    /// Ends the connection at once. What was sent and not written is dropped.
+    pub(crate) fn abort(&self) {
+        self.aborted.notify_one();
     }
 }
 
@@ -69,6 +83,8 @@ enum End {
     Closed,
     #[error("everything was answered and the core closed the connection")]
     Answered,
+    #[error("the core aborted the connection")]
+    Aborted,
     #[error("nothing arrived for {} s", IDLE.as_secs())]
     Idle,
     #[error("a frame stopped arriving, or arrived too slowly")]
@@ -124,7 +140,8 @@ pub(crate) async fn accept(listener: TcpListener, places: Places, events: Events
 async fn serve(mut stream: TcpStream, connection: ConnectionId, events: &Events, budget: Arc<Budget>, logger: &Logger) {
     let window = Arc::new(Window::new(budget));
     let (sends, mut outgoing) = mpsc::unbounded_channel();
-    let client = Client { sends, window: Arc::clone(&window) };
+    let aborted = Arc::new(Notify::new());
+    let client = Client { sends: Some(sends), window: Arc::clone(&window), aborted: Arc::clone(&aborted) };
     drop(events.send(Event::ClientConnected { connection, client }));
     let _farewell = Farewell::new(events.clone(), Input::ClientClosed { connection });
     if let Err(error) = stream.set_nodelay(true) {
@@ -138,10 +155,22 @@ async fn serve(mut stream: TcpStream, connection: ConnectionId, events: &Events,
     let end = tokio::select! {
         end = read(&mut reader, connection, events, &window) => end,
         written = write => written.map_or_else(End::Socket, |()| End::Answered),
+        () = aborted.notified() => End::Aborted,
     };
-    debug!(logger, "closed"; "reason" => %end);
-    if matches!(end, End::Answered) {
-        linger(&mut stream).await;
+    match end {
+        // The core has said why.
+        End::Closed | End::Answered | End::Aborted | End::Idle | End::Socket(_) => {
+            debug!(logger, "closed"; "reason" => %end);
+        }
+        End::Stalled | End::Starved | End::Frame(_) => {
+            info!(logger, "a client's connection is closed"; "reason" => %end);
+        }
+    }
+    match end {
+        End::Answered => linger(&mut stream).await,
+        // What the system holds for a client that does not read is dropped as well.
+        End::Aborted => drop(stream.set_zero_linger()),
+        End::Closed | End::Idle | End::Stalled | End::Starved | End::Frame(_) | End::Socket(_) => {}
     }
 }
 

@@ -150,7 +150,14 @@ impl World {
             }
         }
         for connection in effects.client_closes.drain(..) {
-            self.clients.remove(&connection);
+            if let Some(client) = self.clients.get_mut(&connection) {
+                client.close();
+            }
+        }
+        for connection in effects.client_aborts.drain(..) {
+            if let Some(client) = self.clients.get(&connection) {
+                client.abort();
+            }
         }
         for dial in effects.peer_dials.drain(..) {
             let id = dial.link;

@@ -21,10 +21,10 @@ use kauri_protocol::{
 pub use sessions::FetchSessions;
 use sessions::{Session, Target};
 
-use super::{Event, Exchange, Progress, Waiter, done};
+use super::{Event, Exchange, Progress, Waiter, done, respond_with_records};
 use crate::{
     broker::{
-        Broker,
+        Broker, Room,
         reads::{ReadOutcome, ReadStart},
     },
     ids::{LeaderEpoch, Offset},
@@ -38,6 +38,8 @@ pub struct Pending {
     session: Session,
     targets: Vec<Target>,
     answers: Vec<FetchPartitionData>,
+    /// Memory that the records in `answers` keep alive.
+    held_bytes: usize,
     bytes_min: usize,
     bytes_max: usize,
     read_committed: bool,
@@ -63,13 +65,14 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, mut reque
         session,
         targets,
         answers: Vec::new(),
+        held_bytes: 0,
         bytes_min: usize::try_from(request.min_bytes).unwrap_or(0),
         bytes_max: usize::try_from(request.max_bytes).unwrap_or(0).min(FETCH_BYTES_MAX),
         read_committed: request.isolation_level == 1,
         deadline: now.monotonic + wait,
         phase: Phase::Polling,
     };
-    let evaluated = pending.evaluate(broker, exchange, now);
+    let evaluated = pending.evaluate(broker, exchange);
     if pending.is_complete(&evaluated, now) {
         return pending.finish(broker, exchange);
     }
@@ -77,7 +80,7 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, mut reque
         pending.watch(broker, exchange);
         broker.set_deadline(exchange.id, pending.deadline);
     }
-    pending.phase = evaluated.phase();
+    pending.wait(broker, exchange, &evaluated);
     Progress::Waiting(super::Pending::Fetch(Box::new(pending)))
 }
 
@@ -90,11 +93,18 @@ pub(super) fn resume(
 ) -> Progress {
     match (event, pending.phase) {
         (Event::Read { part, outcome }, Phase::Reading(outstanding)) => {
-            pending.fill(part, outcome);
-            if outstanding == 1 {
+            pending.fill(broker, exchange, part, outcome);
+            if outstanding > 1 {
+                pending.phase = Phase::Reading(outstanding - 1);
+            } else if pending.is_starved(broker, now) {
+                // What there was room for is less than one batch: to be asked again at once would read it in vain again.
+                pending.phase = Phase::Polling;
+                pending.watch(broker, exchange);
+                broker.set_deadline(exchange.id, pending.deadline);
+                broker.wait_for_room(exchange.id);
+            } else {
                 return pending.finish(broker, exchange);
             }
-            pending.phase = Phase::Reading(outstanding - 1);
         }
         (Event::Confirmed { part, result }, Phase::Reading(outstanding)) => {
             pending.judge(part, result);
@@ -104,21 +114,21 @@ pub(super) fn resume(
             pending.phase = Phase::Reading(outstanding - 1);
         }
         (Event::Woken, Phase::Polling) => {
-            let evaluated = pending.evaluate(broker, exchange, now);
+            let evaluated = pending.evaluate(broker, exchange);
             if pending.is_complete(&evaluated, now) {
                 return pending.finish(broker, exchange);
             }
-            pending.phase = evaluated.phase();
+            pending.wait(broker, exchange, &evaluated);
             // A topic may have been deleted and created again: other groups then.
             pending.watch(broker, exchange);
         }
         (Event::Deadline, Phase::Polling) => {
             // What is there now, even if it is less than asked for. Reads may start; the answer then follows them.
-            let evaluated = pending.evaluate(broker, exchange, now);
+            let evaluated = pending.evaluate(broker, exchange);
             if evaluated.reads == 0 {
                 return pending.finish(broker, exchange);
             }
-            pending.phase = evaluated.phase();
+            pending.wait(broker, exchange, &evaluated);
         }
         // The disk decides when an answer that needs it is complete.
         (Event::Woken | Event::Deadline, Phase::Reading(_)) => {}
@@ -132,6 +142,7 @@ pub(super) fn resume(
 
 /// The sum of one evaluation.
 struct Evaluated {
+    room: Room,
     /// Bytes that could be returned.
     limit: usize,
     bytes: usize,
@@ -141,13 +152,20 @@ struct Evaluated {
     failed: bool,
 }
 
-impl Evaluated {
-    fn phase(&self) -> Phase {
-        if self.reads > 0 { Phase::Reading(self.reads) } else { Phase::Polling }
-    }
-}
-
 impl Pending {
+    /// What was found is not enough, or waits for reads.
+    fn wait(&mut self, broker: &mut Broker, exchange: Exchange, sum: &Evaluated) {
+        if sum.reads > 0 {
+            broker.keep_part(exchange.id, self.held_bytes);
+            self.phase = Phase::Reading(sum.reads);
+            return;
+        }
+        self.phase = Phase::Polling;
+        if !sum.room.at_least_one {
+            broker.wait_for_room(exchange.id);
+        }
+    }
+
     fn watch(&self, broker: &mut Broker, exchange: Exchange) {
         for target in &self.targets {
             broker.watch(&target.place.0, target.place.1, exchange.id);
@@ -156,10 +174,12 @@ impl Pending {
 
     /// Looks at every partition in order, within the byte limits. The first that has records gives at least one
     /// batch, however large (KIP-74).
-    fn evaluate(&mut self, broker: &mut Broker, exchange: Exchange, now: Now) -> Evaluated {
-        let limit = self.bytes_max.min(broker.answer_room());
-        let mut sum = Evaluated { limit, bytes: 0, read_bytes: 0, reads: 0, failed: false };
+    fn evaluate(&mut self, broker: &mut Broker, exchange: Exchange) -> Evaluated {
+        let room = broker.answer_room();
+        let limit = self.bytes_max.min(room.bytes);
+        let mut sum = Evaluated { room, limit, bytes: 0, read_bytes: 0, reads: 0, failed: false };
         self.answers.clear();
+        self.held_bytes = 0;
         for (part, target) in self.targets.iter().enumerate() {
             let waiter = Waiter {
                 request: exchange.id,
@@ -187,14 +207,15 @@ impl Pending {
                     }
                     let left = limit.saturating_sub(sum.bytes);
                     // Reads return whole chunks of files, however few bytes are wanted.
-                    let left = if sum.read_bytes < FETCH_BYTES_MAX { left } else { 0 };
+                    let held = self.held_bytes + sum.read_bytes;
+                    let left = if sum.read_bytes < FETCH_BYTES_MAX && held < room.held_bytes { left } else { 0 };
                     let bytes_max = usize::try_from(target.bytes_max).unwrap_or(0).min(left);
-                    let first = sum.bytes == 0;
-                    match broker.read(now, view.group, Offset(target.offset), bytes_max, first, waiter) {
-                        ReadStart::Ready(slices) => {
-                            let records: Records = slices.into_iter().collect();
-                            sum.bytes += records.len();
-                            answer.records = Some(records);
+                    let first = sum.bytes == 0 && room.at_least_one;
+                    match broker.read(view.group, Offset(target.offset), bytes_max, first, waiter) {
+                        ReadStart::Ready(batches) => {
+                            sum.bytes += batches.bytes;
+                            self.held_bytes += batches.held_bytes;
+                            answer.records = Some(batches.slices.into_iter().collect());
                         }
                         ReadStart::Waiting { bytes, read_bytes } => {
                             sum.bytes += bytes;
@@ -237,6 +258,14 @@ impl Pending {
                 || now.monotonic >= self.deadline)
     }
 
+    /// There is nothing to tell, there is no room for more, and there is time to wait for it.
+    fn is_starved(&self, broker: &Broker, now: Now) -> bool {
+        let has_news = |answer: &FetchPartitionData| {
+            answer.error_code != ErrorCode::None || answer.records.as_ref().is_some_and(|records| !records.is_empty())
+        };
+        now.monotonic < self.deadline && !broker.answer_room().at_least_one && !self.answers.iter().any(has_news)
+    }
+
     /// An offset behind the end that this node knew, now that a majority said whether it leads.
     fn judge(&mut self, part: u32, high_watermark: Result<Offset, ErrorCode>) {
         let asked = self.targets[part as usize].offset;
@@ -249,10 +278,14 @@ impl Pending {
         }
     }
 
-    fn fill(&mut self, part: u32, outcome: ReadOutcome) {
+    fn fill(&mut self, broker: &mut Broker, exchange: Exchange, part: u32, outcome: ReadOutcome) {
         let answer = &mut self.answers[part as usize];
         match outcome {
-            ReadOutcome::Records(slices) => answer.records = Some(slices.into_iter().collect()),
+            ReadOutcome::Records(batches) => {
+                broker.keep_part(exchange.id, batches.held_bytes);
+                self.held_bytes += batches.held_bytes;
+                answer.records = Some(batches.slices.into_iter().collect());
+            }
             ReadOutcome::Failed(error) => answer.error_code = error,
             ReadOutcome::Found(_) => unreachable!("a fetch reads to send, not to find"),
         }
@@ -269,9 +302,12 @@ impl Pending {
             },
             ..Default::default()
         };
+        let mut record_bytes = 0;
         let mut places: BTreeMap<Str, usize> = BTreeMap::new();
         for (target, answer) in self.targets.into_iter().zip(self.answers) {
-            let has_records = answer.records.as_ref().is_some_and(|records| !records.is_empty());
+            let bytes = answer.records.as_ref().map_or(0, Records::len);
+            record_bytes += bytes;
+            let has_records = bytes > 0;
             let has_news = answer.error_code != ErrorCode::None;
             let ends = (answer.high_watermark, answer.log_start_offset);
             if !broker.fetch_sessions.tell(self.session, &target.place, has_news, has_records, ends) {
@@ -283,6 +319,6 @@ impl Pending {
             });
             response.responses[topic].partitions.push(answer);
         }
-        done(exchange, &response)
+        Progress::Done(respond_with_records(exchange, &response, self.held_bytes.saturating_sub(record_bytes)))
     }
 }

@@ -146,6 +146,7 @@ impl ReadPlan {
         }
         if let Some(start) = taken_from {
             selection.take(bytes.slice(start..at));
+            selection.hold(bytes.len());
         }
         Ok(Scan::Found(selection.finish()))
     }
@@ -164,6 +165,7 @@ impl ReadPlan {
                 let mut selection = Selection::new(Allowance::one_batch(upper));
                 assert!(selection.wants(&header), "one batch below the upper bound is always wanted");
                 selection.take(bytes.slice(at..at + header.bytes));
+                selection.hold(bytes.len());
                 return Ok(Scan::Found(selection.finish()));
             }
             next = next.max(header.next_offset);

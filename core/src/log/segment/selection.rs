@@ -16,6 +16,8 @@ pub struct Batches {
     /// Sum of the slices' lengths. Zero means that the first batch is larger than the read allowed, or that it ends
     /// behind the upper bound.
     pub bytes: usize,
+    /// What the slices keep alive: the whole of each allocation that one of them is a part of.
+    pub held_bytes: usize,
     /// The offset behind the last batch, where the next read begins; `None` without a batch.
     pub next_offset: Option<Offset>,
 }
@@ -64,6 +66,16 @@ impl Selection {
     pub(super) fn take(&mut self, slice: Bytes) {
         self.batches.bytes += slice.len();
         self.batches.slices.push(slice);
+    }
+
+    /// An allocation of this size has slices among those that were taken. To be called once for each.
+    pub(super) fn hold(&mut self, allocation_bytes: usize) {
+        self.batches.held_bytes += allocation_bytes;
+    }
+
+    /// How many slices were taken.
+    pub(super) fn taken(&self) -> usize {
+        self.batches.slices.len()
     }
 
     pub(super) fn finish(self) -> Batches {

@@ -210,7 +210,12 @@ impl Tail {
         let first = self.pieces.partition_point(|piece| piece.base_offset <= from).saturating_sub(1);
         for piece in self.pieces.range_mut(first..) {
             self.bytes += piece.freeze();
-            if !piece.select(from, selection) {
+            let before = selection.taken();
+            let more = piece.select(from, selection);
+            if selection.taken() > before {
+                selection.hold(piece.charge);
+            }
+            if !more {
                 return;
             }
         }
