@@ -16,10 +16,10 @@ use arguments::{Arguments, UsageError};
 const HELP: &str = "\
 kauri-sim: deterministic simulation of complete Kauri clusters
 
-  kauri-sim run --seeds A..B [--jobs N] [--twice] [--json] [--mutant NAME]
+  kauri-sim run --seeds A..B [--jobs N] [--twice] [--against PROGRAM] [--json] [--mutant NAME]
       Runs the seeds A to B-1 on all cores and judges each. --twice runs every seed twice and compares the hashes;
-      without it every 64th seed runs twice in this process and once in another. The first failures are printed with
-      the command that replays them.
+      without it every 64th seed runs twice in this process and once in another. --against runs every seed in another
+      build of kauri-sim too, and compares the hashes. The first failures are printed with the command that replays them.
   kauri-sim replay SEED [--trace] [--log] [--json] [--mutant NAME]
       Runs one seed. --trace prints one line per event, --log what the nodes log.
   kauri-sim plan SEED

@@ -5,6 +5,7 @@
 use std::{
     io::{IsTerminal, Write as _},
     ops::Range,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         atomic::{AtomicU64, Ordering},
@@ -42,6 +43,8 @@ struct Options {
     twice: bool,
     json: bool,
     mutant: Option<String>,
+    /// Another build of this program, in which every seed runs as well.
+    against: Option<PathBuf>,
 }
 
 /// One seed's outcome, and whether its runs agreed.
@@ -61,6 +64,7 @@ pub(super) fn run(mut arguments: Arguments) -> Result<(), Failed> {
         twice: arguments.flag("--twice"),
         json: arguments.flag("--json"),
         mutant: arguments.option("--mutant")?,
+        against: arguments.option("--against")?.map(PathBuf::from),
     };
     arguments.end()?;
     if let Some(name) = &options.mutant {
@@ -122,28 +126,40 @@ fn run_seed(seed: u64, options: &Options) -> Verdict {
         if !repeated {
             let explanation = format!("two runs ended with {:016x} and {:016x}", outcome.digest, again.digest);
             outcome.failure = Some(Failure::new("determinism", explanation));
-        } else if sampled && let Err(explanation) = run_elsewhere(&outcome, options) {
+        } else if sampled && let Err(explanation) = run_in_another_process(&outcome, options) {
             outcome.failure = Some(Failure::new("determinism", explanation));
+        }
+    }
+    if outcome.failure.is_none()
+        && let Some(program) = &options.against
+    {
+        match run_in(program, &outcome, options) {
+            Ok(()) => repeated = true,
+            Err(explanation) => outcome.failure = Some(Failure::new("determinism", explanation)),
         }
     }
     Verdict { outcome, repeated }
 }
 
 /// Runs the seed in a fresh process: what differs from one to the next (addresses, hashers) must not matter.
-fn run_elsewhere(outcome: &Outcome, options: &Options) -> Result<(), String> {
+fn run_in_another_process(outcome: &Outcome, options: &Options) -> Result<(), String> {
     let program = std::env::current_exe().map_err(|error| format!("this program is not found again: {error}"))?;
+    run_in(&program, outcome, options)
+}
+
+fn run_in(program: &Path, outcome: &Outcome, options: &Options) -> Result<(), String> {
     let mut command = Command::new(program);
     command.args(["replay", &outcome.seed.to_string(), "--json"]);
     if let Some(mutant) = &options.mutant {
         command.args(["--mutant", mutant]);
     }
-    let output = command.output().map_err(|error| format!("a second process did not run: {error}"))?;
+    let output = command.output().map_err(|error| format!("{} did not run: {error}", program.display()))?;
     let printed = String::from_utf8_lossy(&output.stdout);
     let expected = format!("\"hash\":\"{:016x}\"", outcome.digest);
     if printed.contains(&expected) {
         Ok(())
     } else {
-        Err(format!("expected {expected}, and another process ended with {}", printed.trim()))
+        Err(format!("expected {expected}, and {} ended with {}", program.display(), printed.trim()))
     }
 }
 
