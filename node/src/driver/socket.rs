@@ -16,8 +16,9 @@ use tokio::{
     time::timeout,
 };
 
-/// What one system call writes at most, in slices. Responses have a few each.
-const SLICES_MAX: usize = 64;
+/// What one system call writes at most, in slices. An answer to a fetch has two for each partition, and each connection
+/// keeps room for so many.
+const SLICES_MAX: usize = 128;
 
 /// Writes what arrives in `sends` until its sender is gone and everything was written, and calls `written` with the
 /// number of bytes each time the socket took some. A socket that takes nothing for `patience` is given up.

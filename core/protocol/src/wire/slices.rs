@@ -95,7 +95,7 @@ impl Wire for Option<Records> {
     fn encode(&self, writer: &mut Writer, context: Context) -> Result<(), EncodeError> {
         writer.put_length(self.as_ref().map(Records::len), context.flexible)?;
         for slice in self.iter().flat_map(Records::slices) {
-            writer.put_bytes(slice);
+            writer.put_segment(slice);
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! Gathers an encoded message as a list of slices.
 //!
 //! Small fields go into one growing buffer; byte strings of [`SEGMENT_BYTES_MIN`] and more are remembered with their
-//! place and become segments of their own, so that a fetched batch reaches the socket without a copy. All small pieces
-//! share one allocation.
+//! place and become segments of their own, and so do records of any length, so that a fetched batch reaches the socket
+//! without a copy. All small pieces share one allocation.
 
 use bytes::Bytes;
 
@@ -151,10 +151,17 @@ impl Writer {
     /// Appends `bytes`, as a segment of its own if they are large enough to be worth it.
     pub fn put_bytes(&mut self, bytes: &Bytes) {
         if bytes.len() >= SEGMENT_BYTES_MIN {
-            self.large_bytes += bytes.len();
-            self.large.push((self.small.len(), bytes.clone()));
+            self.put_segment(bytes);
         } else {
             self.put_slice(bytes);
+        }
+    }
+
+    /// Appends `bytes` as a segment of their own, however small they are. They are never copied.
+    pub fn put_segment(&mut self, bytes: &Bytes) {
+        if !bytes.is_empty() {
+            self.large_bytes += bytes.len();
+            self.large.push((self.small.len(), bytes.clone()));
         }
     }
 
@@ -217,6 +224,20 @@ mod tests {
         assert_eq!(segments[1].as_ptr(), body.as_ptr());
         assert_eq!(segments[3].as_ptr(), body.as_ptr());
         assert_eq!(segments[0][..], (2 * SEGMENT_BYTES_MIN as i32 + 7).to_be_bytes());
+    }
+
+    #[test]
+    fn what_must_not_be_copied_is_a_segment_however_small() {
+        let record = Bytes::from_static(b"record");
+        let mut writer = Writer::new();
+        writer.put_i8(1);
+        writer.put_segment(&record);
+        writer.put_segment(&Bytes::new());
+        writer.put_segment(&record);
+        assert_eq!(writer.len(), 1 + 2 * record.len());
+        let segments = writer.into_segments();
+        assert_eq!(segments.len(), 3);
+        assert!(segments[1..].iter().all(|segment| segment.as_ptr() == record.as_ptr()));
     }
 
     #[test]
