@@ -125,7 +125,9 @@ fn topics_records_and_benchmarks_from_the_command_line() {
 
     kauri("", &["topic", "create", "orders", "--partitions", "3", "--config", "retention.ms=86400000"]);
     let sentence = fails(&["topic", "create", "orders", "--bootstrap", bootstrap], 1);
-    assert!(sentence.starts_with("kauri: topic orders could not be created: TOPIC_ALREADY_EXISTS"), "{sentence}");
+    let expected =
+        "kauri: topic orders could not be created: TOPIC_ALREADY_EXISTS (36): a topic of this name exists already";
+    assert_eq!(sentence, expected);
     assert_eq!(kauri("", &["topic", "list"]), "orders  3 partitions\n");
     let described = kauri("", &["topic", "describe", "orders"]);
     assert!(described.contains("  retention.ms = 86400000\n") && described.contains("  partition 2  "), "{described}");

@@ -43,7 +43,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AdminError {
-    #[error("{}", match .message { Some(message) => format!("{error} ({message})"), None => error.to_string() })]
+    /// The broker's own sentence says more than the one that every error of its code has.
+    #[error("{}", match .message { Some(message) => format!("{} ({}): {message}", error.name(), error.code()), None => error.to_string() })]
     Refused { error: ErrorCode, message: Option<Str> },
     #[error("not done in time: {last}")]
     TimedOut { last: String },

@@ -68,7 +68,7 @@ pub struct ProduceFailure {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FailureReason {
-    #[error("{}", match .message { Some(message) => format!("{error} ({message})"), None => error.to_string() })]
+    #[error("{}", match .message { Some(message) => format!("{} ({}): {message}", error.name(), error.code()), None => error.to_string() })]
     Refused { error: ErrorCode, message: Option<Str> },
     #[error("not written in time: {last}")]
     TimedOut { last: String },

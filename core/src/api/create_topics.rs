@@ -28,9 +28,24 @@ use crate::{
 
 /// How long the answer waits for leaders of partitions that exist already.
 const LEADERS_WAIT_MAX: Duration = Duration::from_secs(2);
+/// A cluster that was just formed is looked at this often for nodes that are still to register.
+const REGISTRATION_LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
-pub struct Pending {
+pub enum Pending {
+    /// Not started: there are too few nodes so far, and more are coming.
+    Early(Early),
+    Creating(Creating),
+}
+
+#[derive(Debug)]
+pub struct Early {
+    request: CreateTopicsRequest,
+    give_up: Monotonic,
+}
+
+#[derive(Debug)]
+pub struct Creating {
     response: CreateTopicsResponse,
     /// Place in the response of each part that is still open.
     open: BTreeSet<u32>,
@@ -41,11 +56,47 @@ pub struct Pending {
 
 pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: CreateTopicsRequest) -> Progress {
     let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
-    let mut pending = Pending {
+    start_in_time(broker, now, exchange, request, now.monotonic + timeout)
+}
+
+/// Starts as soon as there are enough nodes. A cluster that was just formed lacks some for a moment, and clients take
+/// INVALID_REPLICATION_FACTOR for final.
+fn start_in_time(
+    broker: &mut Broker,
+    now: Now,
+    exchange: Exchange,
+    request: CreateTopicsRequest,
+    give_up: Monotonic,
+) -> Progress {
+    if now.monotonic < give_up && lacks_nodes(broker, exchange, &request) {
+        broker.set_deadline(exchange.id, give_up.min(now.monotonic + REGISTRATION_LOOK));
+        return Progress::Waiting(super::Pending::CreateTopics(Pending::Early(Early { request, give_up })));
+    }
+    create(broker, now, exchange, request, give_up)
+}
+
+/// Whether a topic wants more replicas than there are nodes, and the nodes that are still to register would do.
+fn lacks_nodes(broker: &Broker, exchange: Exchange, request: &CreateTopicsRequest) -> bool {
+    let (live, expected) = (broker.live_nodes(), broker.expected_nodes());
+    expected > 0
+        && request.topics.iter().any(|topic| {
+            let wanted = if topic.assignments.is_empty() { replication_factor(broker, exchange, topic) } else { 0 };
+            usize::try_from(wanted).is_ok_and(|wanted| live < wanted && wanted <= live + expected)
+        })
+}
+
+fn create(
+    broker: &mut Broker,
+    now: Now,
+    exchange: Exchange,
+    request: CreateTopicsRequest,
+    give_up: Monotonic,
+) -> Progress {
+    let mut pending = Creating {
         response: CreateTopicsResponse::default(),
         open: BTreeSet::new(),
         leaderless: BTreeSet::new(),
-        give_up: now.monotonic + timeout,
+        give_up,
     };
     let mut placer = Placer::new(broker.image());
     let mut partitions = 0;
@@ -96,16 +147,18 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: 
         return done(exchange, &pending.response);
     }
     broker.set_deadline(exchange.id, pending.give_up);
-    Progress::Waiting(super::Pending::CreateTopics(pending))
+    Progress::Waiting(super::Pending::CreateTopics(Pending::Creating(pending)))
 }
 
-pub(super) fn resume(
-    broker: &mut Broker,
-    now: Now,
-    exchange: Exchange,
-    mut pending: Pending,
-    event: Event,
-) -> Progress {
+pub(super) fn resume(broker: &mut Broker, now: Now, exchange: Exchange, pending: Pending, event: Event) -> Progress {
+    match pending {
+        // It waits for its time only.
+        Pending::Early(Early { request, give_up }) => start_in_time(broker, now, exchange, request, give_up),
+        Pending::Creating(creating) => go_on(broker, now, exchange, creating, event),
+    }
+}
+
+fn go_on(broker: &mut Broker, now: Now, exchange: Exchange, mut pending: Creating, event: Event) -> Progress {
     let expired = matches!(event, Event::Deadline);
     match event {
         Event::Controller { part, outcome } => {
@@ -136,12 +189,12 @@ pub(super) fn resume(
         }
     }
     if !expired && (!pending.open.is_empty() || pending.wants_leaders(broker)) {
-        return Progress::Waiting(super::Pending::CreateTopics(pending));
+        return Progress::Waiting(super::Pending::CreateTopics(Pending::Creating(pending)));
     }
     done(exchange, &pending.response)
 }
 
-impl Pending {
+impl Creating {
     /// Whether a partition that was created has no leader that this node knows.
     fn wants_leaders(&mut self, broker: &Broker) -> bool {
         self.leaderless.retain(|group| !broker.is_led(*group));
@@ -168,16 +221,22 @@ fn demand(broker: &Broker, exchange: Exchange, topic: &CreatableTopic) -> Result
         }
         return Ok(Demand::assigned(partitions.iter().map(|assignment| assignment.broker_ids.as_slice())));
     }
-    let defaults_allowed = exchange.version >= 4;
     let partitions = match topic.num_partitions {
-        -1 if defaults_allowed => broker.config.default_partitions,
+        -1 if defaults_allowed(exchange) => broker.config.default_partitions,
         number => number,
     };
-    let replication_factor = match topic.replication_factor {
-        -1 if defaults_allowed => broker.config.default_replication_factor,
+    Ok(Demand::numbers(partitions, replication_factor(broker, exchange, topic)))
+}
+
+fn replication_factor(broker: &Broker, exchange: Exchange, topic: &CreatableTopic) -> i16 {
+    match topic.replication_factor {
+        -1 if defaults_allowed(exchange) => broker.config.default_replication_factor,
         number => number,
-    };
-    Ok(Demand::numbers(partitions, replication_factor))
+    }
+}
+
+fn defaults_allowed(exchange: Exchange) -> bool {
+    exchange.version >= 4
 }
 
 /// The configuration of the new topic, defaults included (KIP-525).

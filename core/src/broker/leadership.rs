@@ -11,7 +11,10 @@ use crate::{
     metadata::{MetadataCommand, commands::SetNodeLiveness},
     replication::{
         group::ReplicationState,
-        peer::campaign::{Campaign, Electorate, majority_up},
+        peer::{
+            Peers,
+            campaign::{Campaign, Electorate, majority_up},
+        },
     },
     time::{Monotonic, Now, earliest},
 };
@@ -28,6 +31,8 @@ const CONNECT_MAX: std::time::Duration = std::time::Duration::from_secs(2);
 const LISTED_AFTER_DOWN: std::time::Duration = std::time::Duration::from_secs(30);
 /// Entries that an in-sync replica may be behind.
 const IN_SYNC_LAG_MAX: u64 = 1000;
+/// A new leader has heard of nobody. It takes the replicas of nodes that are up to be in sync until it has, for so long.
+const IN_SYNC_UNHEARD_MAX: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What the leader of the metadata group proposed about nodes.
 #[derive(Debug, Default)]
@@ -109,7 +114,7 @@ impl Broker {
             replica.group.ignore_lease(false);
         }
         if leads {
-            let in_sync = in_sync(replica);
+            let in_sync = in_sync(&self.peers, replica, now);
             self.leaders.announce(id, term, in_sync);
         } else {
             if let Some(known) = self.leaders.leader(id)
@@ -168,7 +173,7 @@ impl Broker {
         if !self.ticks.is_multiple_of(DUTY_TICKS) {
             return;
         }
-        self.announce_in_sync();
+        self.announce_in_sync(now);
         self.prefer_leaders(now);
         self.watch_nodes(now);
         for replica in self.replicas.values_mut() {
@@ -178,10 +183,10 @@ impl Broker {
         }
     }
 
-    fn announce_in_sync(&mut self) {
+    fn announce_in_sync(&mut self, now: Now) {
         for (id, replica) in &self.replicas {
             if replica.group.is_leader() {
-                self.leaders.announce(*id, replica.group.term(), in_sync(replica));
+                self.leaders.announce(*id, replica.group.term(), in_sync(&self.peers, replica, now));
             }
         }
     }
@@ -252,15 +257,18 @@ impl Broker {
     }
 }
 
-/// Nodes whose replicas have nearly everything, the leader's own first.
-fn in_sync(replica: &Replica) -> Vec<NodeId> {
+/// Nodes that are up and whose replicas have nearly everything, the leader's own included. Whether a node is up is asked
+/// of its connections: an idle group beats too rarely to know.
+fn in_sync(peers: &Peers, replica: &Replica, now: Now) -> Vec<NodeId> {
     let last = replica.group.last_index().0;
+    let is_new = replica.led_since.is_some_and(|since| now.monotonic.since(since) < IN_SYNC_UNHEARD_MAX);
     let progress = replica.group.progress();
-    let keeps_up = progress.iter().filter(|member| {
-        member.replica == replica.group.replica()
-            || (member.recently_active && member.matched.0 + IN_SYNC_LAG_MAX >= last)
+    let keeps_up = progress.iter().filter_map(|member| {
+        let node = replica.node_of(member.replica)?;
+        let has_most = if member.matched.0 == 0 { is_new } else { member.matched.0 + IN_SYNC_LAG_MAX >= last };
+        (member.replica == replica.group.replica() || has_most && peers.is_up(node)).then_some(node)
     });
-    keeps_up.filter_map(|member| replica.node_of(member.replica)).collect()
+    keeps_up.collect()
 }
 
 /// The voters of a group and what this node sees of them.
@@ -280,7 +288,7 @@ impl Seen {
     }
 }
 
-fn electorate(peers: &crate::replication::peer::Peers, replica: &Replica) -> Seen {
+fn electorate(peers: &Peers, replica: &Replica) -> Seen {
     let membership = replica.group.membership();
     let up = |id: ReplicaId| replica.node_of(id).is_some_and(|node| peers.is_up(node));
     // Rank order is the order of the creation record: the preferred leader campaigns first.

@@ -176,6 +176,7 @@ impl Broker {
         replica.configured = None;
         replica.preferred_since = None;
         let leads = change.role == Role::Leader;
+        replica.led_since = leads.then_some(now.monotonic);
         let leader = change.leader.and_then(|leader| replica.node_of(leader));
         self.watch.wake(id);
         self.follow_leader(now, id, change.term, leader, leads);

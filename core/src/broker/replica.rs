@@ -38,6 +38,8 @@ pub(crate) struct Replica {
     /// The term in which this replica, as leader, has applied its own first entry. Nothing else makes it serve: a term
     /// that passed meanwhile ends that, however short it was and whoever led it.
     pub(super) served_term: Option<Term>,
+    /// Since when this replica leads.
+    pub(super) led_since: Option<Monotonic>,
     /// The image version of the last Configure that this leadership proposed.
     pub(super) configured: Option<ImageVersion>,
     /// A shutdown asked another replica to lead.
@@ -91,6 +93,7 @@ impl Replica {
             confirming: BTreeMap::new(),
             campaign: None,
             served_term: None,
+            led_since: None,
             configured: None,
             handing_over: false,
             preferred_since: None,

@@ -21,6 +21,7 @@ use crate::{
         commands::{AllocateProducerIds, CreateTopic, DeleteTopic, RegisterNode},
         node::Registration,
         placement::{Demand, Placer},
+        refusal::Refusal,
     },
     session::RequestId,
     time::Now,
@@ -41,7 +42,7 @@ impl Broker {
         // The name comes before the placement, as in Kafka: a topic that exists is the more useful answer.
         TopicName::new(name)?;
         if self.image.topic_by_name(name).is_some() {
-            return Err(ErrorCode::TopicAlreadyExists.into());
+            return Err(Refusal::TopicExists.into());
         }
         let partitions = placer.place(demand, self.mint.next_u64())?;
         let topic = TopicId(crate::ids::Uuid(self.mint.bytes16()));

@@ -136,6 +136,17 @@ impl Broker {
         }
     }
 
+    /// Nodes that can take replicas.
+    pub(crate) fn live_nodes(&self) -> usize {
+        self.image.nodes().filter(|node| node.is_live()).count()
+    }
+
+    /// Nodes of the configuration that never registered as far as this node knows. They will when they start.
+    pub(crate) fn expected_nodes(&self) -> usize {
+        let registered = |node: NodeId| self.image.node(node).is_some_and(|node| node.registration.is_some());
+        self.config.peers.iter().filter(|peer| !registered(peer.node)).count()
+    }
+
     pub(crate) fn is_live(&self, node: NodeId) -> bool {
         self.image.is_live(node)
     }

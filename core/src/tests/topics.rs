@@ -1,5 +1,7 @@
 //! Topics that come and go.
 
+use std::time::Duration;
+
 use kauri_protocol::{
     error::ErrorCode,
     messages::{CreateTopicsRequest, MetadataRequest, metadata::MetadataRequestTopic},
@@ -22,6 +24,52 @@ fn whoever_is_told_of_a_new_topic_can_produce() {
             assert_eq!(partition.leader_id, partition.replica_nodes[0], "the preferred leader, from the first moment");
         }
     }
+    world.assert_nothing_waits();
+}
+
+#[test]
+fn replicas_of_a_new_topic_are_in_sync_until_something_else_is_known() {
+    let mut world = World::formed(3);
+    world.create_topics(NodeId(1), &[TOPIC], 3, 3);
+    for _ in 0..40 {
+        for node in [1, 2, 3].map(NodeId) {
+            let metadata = world.metadata(node, &[TOPIC]);
+            let smallest = metadata.topics[0].partitions.iter().map(|partition| partition.isr_nodes.len()).min();
+            assert_eq!(smallest, Some(3), "on node {node}, {:?}", world.now);
+        }
+        world.run_for(Duration::from_millis(250));
+    }
+    world.kill(NodeId(3));
+    world.run_until("the one that is gone is not in sync", |world| world.leader(GROUP).is_some());
+    world.run_for(A_WHILE);
+    let metadata = world.metadata(NodeId(1), &[TOPIC]);
+    assert!(metadata.topics[0].partitions.iter().all(|partition| partition.isr_nodes.len() == 2), "{metadata:?}");
+}
+
+#[test]
+fn a_topic_that_comes_before_all_nodes_are_there_waits_for_them() {
+    let mut world = World::new(3);
+    // It takes part in forming the cluster, and ends before it registers.
+    while !world.groups(NodeId(1)).contains_key(&GroupId::METADATA) {
+        world.step(NodeId(3));
+    }
+    world.kill(NodeId(3));
+    world.run_until_led(GroupId::METADATA);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.metadata(NodeId(1), &[]).brokers.len(), 2);
+    let connection = world.connect(NodeId(1));
+    let mut request = create_request(&[TOPIC], 1, 3);
+    request.timeout_ms = 500;
+    let refused = world.call(connection, &request, 7);
+    assert_eq!(refused.topics[0].error_code, ErrorCode::InvalidReplicationFactor, "it has waited for long enough");
+    world.send(connection, &create_request(&[TOPIC], 1, 3), 7);
+    let hopeless = world.create_topics(NodeId(1), &["other"], 1, 4);
+    assert_eq!(hopeless.topics[0].error_code, ErrorCode::InvalidReplicationFactor, "there will never be four");
+    world.run_for(Duration::from_secs(1));
+    assert!(!world.has_answer(connection));
+    world.start(NodeId(3));
+    let created = world.wait::<CreateTopicsRequest>(connection);
+    assert_eq!(created.topics[0].error_code, ErrorCode::None, "{created:?}");
     world.assert_nothing_waits();
 }
 

@@ -71,11 +71,16 @@ pub(super) struct Sending {
     #[arg(long, value_name = "NAME", default_value = "none", value_parser = compression)]
     compression: Compression,
     /// How long a batch waits for more records
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 5)]
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = linger_ms())]
     linger_ms: u64,
     /// How large a batch gets, before compression
-    #[arg(long, value_name = "BYTES", default_value_t = 131_072)]
+    #[arg(long, value_name = "BYTES", default_value_t = ProducerConfig::default().batch_bytes)]
     batch_bytes: usize,
+}
+
+/// The client's own default.
+fn linger_ms() -> u64 {
+    u64::try_from(ProducerConfig::default().linger.as_millis()).expect("a few milliseconds")
 }
 
 impl Sending {
