@@ -93,7 +93,12 @@ impl fmt::Display for Compression {
 
 #[cfg(feature = "compression")]
 mod libraries {
-    use std::io::{Read, Write};
+    use std::{
+        cell::RefCell,
+        io::{Read, Write},
+    };
+
+    use zstd::zstd_safe::{DCtx, ResetDirective};
 
     use super::{BatchError, Compression};
 
@@ -105,6 +110,14 @@ mod libraries {
     const SNAPPY_RATIO_MAX: usize = 22;
     /// zstd allocates the window that a frame asks for. No level of a usual client asks for more than 2²³ bytes.
     const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+    /// A context that grew beyond this, because a frame asked for a large window, is not kept.
+    const ZSTD_KEPT_BYTES_MAX: usize = 1 << 20;
+
+    thread_local! {
+        /// Making a context costs more than unpacking a small batch. It is reset before each use: what comes out never
+        /// depends on what it was used for before.
+        static ZSTD: RefCell<Option<DCtx<'static>>> = const { RefCell::new(None) };
+    }
 
     pub(super) fn decompress(compression: Compression, body: &[u8], limit_bytes: usize) -> Result<Vec<u8>, BatchError> {
         match compression {
@@ -112,13 +125,27 @@ mod libraries {
             Compression::Gzip => read_limited(compression, flate2::read::MultiGzDecoder::new(body), limit_bytes),
             Compression::Snappy => snappy(body, limit_bytes),
             Compression::Lz4 => read_limited(compression, lz4_flex::frame::FrameDecoder::new(body), limit_bytes),
-            Compression::Zstd => {
-                let damaged = |_| BatchError::DamagedCompression { compression };
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(body).map_err(damaged)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(damaged)?;
-                read_limited(compression, decoder, limit_bytes)
-            }
+            Compression::Zstd => ZSTD.with_borrow_mut(|kept| {
+                let context = kept.get_or_insert_default();
+                let result = zstd(context, body, limit_bytes);
+                if context.sizeof() > ZSTD_KEPT_BYTES_MAX {
+                    *kept = None;
+                }
+                result
+            }),
         }
+    }
+
+    fn zstd(context: &mut DCtx<'static>, body: &[u8], limit_bytes: usize) -> Result<Vec<u8>, BatchError> {
+        let compression = Compression::Zstd;
+        context
+            .reset(ResetDirective::SessionAndParameters)
+            .map_err(|_| BatchError::DamagedCompression { compression })?;
+        let mut decoder = zstd::stream::read::Decoder::with_context(body, context);
+        decoder
+            .window_log_max(ZSTD_WINDOW_LOG_MAX)
+            .map_err(|_| BatchError::DamagedCompression { compression })?;
+        read_limited(compression, decoder, limit_bytes)
     }
 
     fn read_limited(compression: Compression, reader: impl Read, limit_bytes: usize) -> Result<Vec<u8>, BatchError> {
@@ -194,10 +221,11 @@ mod libraries {
                 encoder.finish().expect(MEMORY);
             }
             Compression::Zstd => {
-                let damaged = |_| BatchError::DamagedCompression { compression };
-                let mut encoder = zstd::stream::write::Encoder::new(output, 0).map_err(damaged)?;
-                encoder.write_all(body).map_err(damaged)?;
-                encoder.finish().map_err(damaged)?;
+                // In one call, because zstd then knows the length: for a stream it clears tables of a megabyte and more,
+                // however small the batch is.
+                let packed =
+                    zstd::bulk::compress(body, 0).map_err(|_| BatchError::DamagedCompression { compression })?;
+                output.extend_from_slice(&packed);
             }
         }
         Ok(())
