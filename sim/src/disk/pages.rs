@@ -11,6 +11,9 @@ pub(super) const PAGE_BYTES: usize = 4096;
 
 type Page = [u8; PAGE_BYTES];
 
+/// What reads as zeros is not copied if it is no longer than this.
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pages {
     pages: Vec<Option<Arc<Page>>>,
@@ -104,16 +107,22 @@ impl Pages {
         if end <= offset {
             return Bytes::new();
         }
-        let mut bytes = BytesMut::with_capacity(usize::try_from(end - offset).expect("at most `length`"));
-        let mut position = offset;
-        while position < end {
-            let (page, within) = locate(position);
-            let taken = (PAGE_BYTES - within).min(usize::try_from(end - position).unwrap_or(PAGE_BYTES));
-            match self.pages.get(page) {
-                Some(Some(content)) => bytes.extend_from_slice(&content[within..within + taken]),
-                Some(None) | None => bytes.resize(bytes.len() + taken, 0),
-            }
-            position += taken as u64;
+        let length = usize::try_from(end - offset).expect("at most `length`");
+        let (first, _) = locate(offset);
+        let (last, _) = locate(end - 1);
+        let pages = &self.pages[first.min(self.pages.len())..(last + 1).min(self.pages.len())];
+        // Most of a log that was filled with zeros ahead is still that, and recovery reads all of it.
+        if length <= ZEROS.len() && pages.iter().all(Option::is_none) {
+            return Bytes::from_static(&ZEROS[..length]);
+        }
+        let mut bytes = BytesMut::zeroed(length);
+        for (page, content) in (first..).zip(pages) {
+            let Some(content) = content else { continue };
+            let start = (page * PAGE_BYTES) as u64;
+            let (from, to) = (start.max(offset), (start + PAGE_BYTES as u64).min(end));
+            let place = |position: u64, base: u64| usize::try_from(position - base).expect("within what is read");
+            bytes[place(from, offset)..place(to, offset)]
+                .copy_from_slice(&content[place(from, start)..place(to, start)]);
         }
         bytes.freeze()
     }
