@@ -67,10 +67,8 @@ impl FetchSession {
         });
         request.topics =
             topics.into_iter().map(|(topic, partitions)| FetchTopic { topic: topic.clone(), partitions }).collect();
-        request.forgotten_topics_data = forgotten
-            .into_iter()
-            .map(|(topic, partitions)| ForgottenTopic { topic, partitions })
-            .collect();
+        request.forgotten_topics_data =
+            forgotten.into_iter().map(|(topic, partitions)| ForgottenTopic { topic, partitions }).collect();
     }
 
     /// The request was answered without an error.
