@@ -103,6 +103,11 @@ impl Pages {
 
     /// Up to `length` bytes; fewer only at the end of the file.
     pub(super) fn read(&self, offset: u64, length: usize) -> Bytes {
+        self.read_into(BytesMut::new(), offset, length)
+    }
+
+    /// The same, in a buffer that may hold anything.
+    pub(super) fn read_into(&self, buffer: BytesMut, offset: u64, length: usize) -> Bytes {
         let end = self.size.min(offset.saturating_add(length as u64));
         if end <= offset {
             return Bytes::new();
@@ -115,14 +120,18 @@ impl Pages {
         if length <= ZEROS.len() && pages.iter().all(Option::is_none) {
             return Bytes::from_static(&ZEROS[..length]);
         }
-        let mut bytes = BytesMut::zeroed(length);
-        for (page, content) in (first..).zip(pages) {
-            let Some(content) = content else { continue };
-            let start = (page * PAGE_BYTES) as u64;
-            let (from, to) = (start.max(offset), (start + PAGE_BYTES as u64).min(end));
-            let place = |position: u64, base: u64| usize::try_from(position - base).expect("within what is read");
-            bytes[place(from, offset)..place(to, offset)]
-                .copy_from_slice(&content[place(from, start)..place(to, start)]);
+        let mut bytes = buffer;
+        bytes.clear();
+        bytes.reserve(length);
+        let mut position = offset;
+        while position < end {
+            let (page, within) = locate(position);
+            let taken = (PAGE_BYTES - within).min(usize::try_from(end - position).unwrap_or(PAGE_BYTES));
+            match self.pages.get(page) {
+                Some(Some(content)) => bytes.extend_from_slice(&content[within..within + taken]),
+                Some(None) | None => bytes.resize(bytes.len() + taken, 0),
+            }
+            position += taken as u64;
         }
         bytes.freeze()
     }
