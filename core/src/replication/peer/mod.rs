@@ -474,19 +474,24 @@ impl Peers {
 
     /// Ends links that nobody will ever report as gone.
     fn give_up_links(&mut self, now: Monotonic) {
-        let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
-        for node in nodes {
+        let mut hopeless = Vec::new();
+        for (&node, peer) in &self.peers {
             let down = !self.detector.is_up(node);
             for lane in Lane::ALL {
-                let outgoing = &self.peers[&node].outgoing[lane.index()];
-                match outgoing.is_hopeless(now, lane, down) {
+                match peer.outgoing[lane.index()].is_hopeless(now, lane, down) {
                     Hopeless::No => {}
-                    Hopeless::DialTimeout => {
-                        self.closes.extend(outgoing.link());
-                        self.dialled_link_lost(now, node, lane);
-                    }
-                    Hopeless::Silent => self.renew_lane(now, node, lane),
+                    reason @ (Hopeless::DialTimeout | Hopeless::Silent) => hopeless.push((node, lane, reason)),
                 }
+            }
+        }
+        for (node, lane, reason) in hopeless {
+            match reason {
+                Hopeless::No => {}
+                Hopeless::DialTimeout => {
+                    self.closes.extend(self.peers[&node].outgoing[lane.index()].link());
+                    self.dialled_link_lost(now, node, lane);
+                }
+                Hopeless::Silent => self.renew_lane(now, node, lane),
             }
         }
         let late: Vec<LinkId> = self
