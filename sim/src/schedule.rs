@@ -76,9 +76,15 @@ impl<E> Schedule<E> {
 
     /// Sets or moves an alarm to `at`, or to now if that lies in the past.
     pub fn set(&mut self, alarm: Alarm, at: Instant) {
-        self.alarms[alarm.0].set = Some((at.max(self.now), self.next_number));
+        let (at, number) = (at.max(self.now), self.next_number);
         self.next_number += 1;
-        self.find_first();
+        self.alarms[alarm.0].set = Some((at, number));
+        match self.first {
+            // Only the first one's delay brings another to the front.
+            Some((_, _, first)) if first == alarm => self.find_first(),
+            Some((first, ..)) if first <= at => {}
+            Some(_) | None => self.first = Some((at, number, alarm)),
+        }
     }
 
     /// Makes sure that the alarm happens at `at` or before.
@@ -90,7 +96,9 @@ impl<E> Schedule<E> {
 
     pub fn clear(&mut self, alarm: Alarm) {
         self.alarms[alarm.0].set = None;
-        self.find_first();
+        if self.first.is_some_and(|(_, _, first)| first == alarm) {
+            self.find_first();
+        }
     }
 
     fn find_first(&mut self) {

@@ -4,6 +4,8 @@
 //! real driver drives it: inputs in the order in which they came, one poll, then every effect. Does not own what is
 //! checked ([`crate::check`]) nor what goes wrong when ([`crate::plan`]).
 
+use std::hash::Hash as _;
+
 use kauri_core::io::{DiskAction, DiskOperation, Effects, Exit, Input, Notice};
 use slog::Logger;
 
@@ -643,41 +645,41 @@ fn hash_operation(digest: &mut Digest, operation: &DiskOperation) {
     digest.number(operation.id.0);
     match &operation.action {
         DiskAction::Create { file, size } => {
-            digest.bytes(file.path().as_bytes());
+            file.hash(digest);
             digest.numbers([30, *size]);
         }
         DiskAction::Write { file, offset, slices } => {
-            digest.bytes(file.path().as_bytes());
+            file.hash(digest);
             digest.numbers([31, *offset]);
             digest.slices(slices);
         }
         DiskAction::Sync { file } => {
-            digest.bytes(file.path().as_bytes());
+            file.hash(digest);
             digest.number(32);
         }
         DiskAction::SyncDirectory { directory } => {
-            digest.bytes(directory.path().as_bytes());
+            directory.hash(digest);
             digest.number(33);
         }
         DiskAction::Read { file, offset, length } => {
-            digest.bytes(file.path().as_bytes());
+            file.hash(digest);
             digest.numbers([34, *offset, *length as u64]);
         }
         DiskAction::Truncate { file, length } => {
-            digest.bytes(file.path().as_bytes());
+            file.hash(digest);
             digest.numbers([35, *length]);
         }
         DiskAction::Rename { from, to } => {
-            digest.bytes(from.path().as_bytes());
-            digest.bytes(to.path().as_bytes());
+            from.hash(digest);
+            to.hash(digest);
             digest.number(36);
         }
         DiskAction::Remove { file } => {
-            digest.bytes(file.path().as_bytes());
+            file.hash(digest);
             digest.number(37);
         }
         DiskAction::List { directory } => {
-            digest.bytes(directory.path().as_bytes());
+            directory.hash(digest);
             digest.number(38);
         }
     }
