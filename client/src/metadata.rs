@@ -52,6 +52,14 @@ impl Metadata {
         partition.leader.filter(|leader| self.nodes.contains_key(leader))
     }
 
+    /// The leader and its epoch (-1 if it is not known), for those who have the name as it stands in the map: its bytes
+    /// are then compared as they are.
+    pub(crate) fn leader_of(&self, topic: &Str, partition: i32) -> Option<(i32, i32)> {
+        let partition = self.topics.get(topic)?.partitions.get(&partition)?;
+        let leader = partition.leader.filter(|leader| self.nodes.contains_key(leader))?;
+        Some((leader, partition.leader_epoch))
+    }
+
     /// -1 if it is not known.
     pub fn leader_epoch(&self, topic: &str, partition: i32) -> i32 {
         let topic = self.topics.get(topic);

@@ -5,20 +5,17 @@ use std::collections::BTreeMap;
 use crate::{
     client::{Client, ClientInput, ClientSocket},
     network::{Arrival, Socket},
-    time::Instant,
 };
 
 pub(crate) struct ClientSite {
     pub(crate) client: Box<dyn Client>,
-    /// When the client is polled next, if that is scheduled.
-    pub(crate) polled_at: Option<Instant>,
     sockets: BTreeMap<ClientSocket, Socket>,
     names: BTreeMap<Socket, ClientSocket>,
 }
 
 impl ClientSite {
     pub(crate) fn new(client: Box<dyn Client>) -> Self {
-        Self { client, polled_at: None, sockets: BTreeMap::new(), names: BTreeMap::new() }
+        Self { client, sockets: BTreeMap::new(), names: BTreeMap::new() }
     }
 
     pub(crate) fn add(&mut self, name: ClientSocket, socket: Socket) {

@@ -3,6 +3,8 @@
 //! Invariant: everything that crosses the border of a core goes in, payloads by their CRC-32C. Nothing else does: no
 //! address, no log line, no real time.
 
+use std::hash::Hasher;
+
 use bytes::Bytes;
 
 /// A running 64-bit hash. Not cryptographic: it detects accidents.
@@ -46,6 +48,25 @@ impl Digest {
 
     pub fn value(self) -> u64 {
         self.0
+    }
+}
+
+/// For names that are made of numbers, so that none of them has to be written out.
+impl Hasher for Digest {
+    fn write(&mut self, bytes: &[u8]) {
+        self.bytes(bytes);
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.number(number);
+    }
+
+    fn write_isize(&mut self, number: isize) {
+        self.number(number as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.value()
     }
 }
 

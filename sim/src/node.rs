@@ -78,8 +78,6 @@ pub(crate) struct Process<C> {
     pub(crate) core: C,
     pub(crate) inbox: VecDeque<Input>,
     pub(crate) busy_until: Instant,
-    /// When a turn is scheduled, if one is.
-    pub(crate) turn_at: Option<Instant>,
     pub(crate) owners: BTreeMap<Socket, Owner>,
     pub(crate) links: BTreeMap<LinkId, Socket>,
     pub(crate) connections: BTreeMap<ConnectionId, Socket>,
@@ -127,7 +125,6 @@ impl<C> Node<C> {
             core,
             inbox: VecDeque::new(),
             busy_until: now,
-            turn_at: None,
             owners: BTreeMap::new(),
             links: BTreeMap::new(),
             connections: BTreeMap::new(),

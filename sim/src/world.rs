@@ -4,6 +4,8 @@
 //! real driver drives it: inputs in the order in which they came, one poll, then every effect. Does not own what is
 //! checked ([`crate::check`]) nor what goes wrong when ([`crate::plan`]).
 
+use std::hash::Hash as _;
+
 use kauri_core::io::{DiskAction, DiskOperation, Effects, Exit, Input, Notice};
 use slog::Logger;
 
@@ -24,7 +26,7 @@ use crate::{
     node::{Aim, Node, Owner},
     panic,
     plan::{CrashKind, Moment, Plan},
-    schedule::Schedule,
+    schedule::{Alarm, Schedule},
     time::{Instant, Span},
     trace::Trace,
 };
@@ -43,10 +45,9 @@ const DEEP_LOOK: Span = Span::seconds(2);
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Event {
     Network(Wake),
-    /// A turn of a process, named by the number of its start.
+    /// A turn of a process.
     Turn {
         node: usize,
-        start: u32,
     },
     Disk {
         node: usize,
@@ -85,6 +86,9 @@ impl From<Wake> for Event {
 pub struct World<C> {
     pub(crate) plan: Plan,
     pub(crate) schedule: Schedule<Event>,
+    /// The next turn of each node's process, and the next poll of each client.
+    turn_alarms: Vec<Alarm>,
+    client_alarms: Vec<Alarm>,
     pub(crate) network: Network,
     pub(crate) nodes: Vec<Node<C>>,
     clients: Vec<ClientSite>,
@@ -94,8 +98,10 @@ pub struct World<C> {
     pub(crate) inside: Inside,
     pub(crate) trace: Trace,
     logger: Logger,
+    /// Reused by every event.
     effects: Effects,
     client_effects: ClientEffects,
+    arrivals: Vec<Arrival>,
     /// Turns of all cores so far.
     pub(crate) turns: u64,
 }
@@ -119,12 +125,15 @@ impl<C: Core> World<C> {
         for node in 0..plan.nodes.len() {
             schedule.after(boots.span(Span::ZERO, Span::milliseconds(500)), Event::Boot { node });
         }
-        for client in 0..clients.len() {
-            schedule.after(Span::ZERO, Event::Client { client });
+        let client_alarms: Vec<Alarm> =
+            (0..clients.len()).map(|client| schedule.alarm(Event::Client { client })).collect();
+        for alarm in &client_alarms {
+            schedule.set(*alarm, Instant::default());
         }
         schedule.at(Instant::default() + plan.chaos, Event::Heal);
         let network =
             Network::new(plan.seed, plan.sites(), plan.network.sockets.clone(), |from, to| plan.quality(from.0, to.0));
+        let turn_alarms = (0..plan.nodes.len()).map(|node| schedule.alarm(Event::Turn { node })).collect();
         let nodes = (0..plan.nodes.len()).map(|index| Node::new(&plan, index)).collect();
         let clients = clients.into_iter().map(ClientSite::new).collect();
         let mut history = History::default();
@@ -135,6 +144,8 @@ impl<C: Core> World<C> {
             inside: Inside::new(plan.nodes.len()),
             plan,
             schedule,
+            turn_alarms,
+            client_alarms,
             network,
             nodes,
             clients,
@@ -145,6 +156,7 @@ impl<C: Core> World<C> {
             logger,
             effects: Effects::default(),
             client_effects: ClientEffects::default(),
+            arrivals: Vec::new(),
             turns: 0,
         }
     }
@@ -212,11 +224,7 @@ impl<C: Core> World<C> {
                 self.network.wake(wake, &mut self.schedule, &mut self.bites);
                 self.deliver();
             }
-            Event::Turn { node, start } => {
-                if self.nodes[node].starts == start && self.nodes[node].process.is_some() {
-                    self.turn(node)?;
-                }
-            }
+            Event::Turn { node } => self.turn(node)?,
             Event::Disk { node, start, slot } => {
                 if self.nodes[node].starts == start && self.nodes[node].process.is_some() {
                     self.disk_done(node, slot);
@@ -278,20 +286,21 @@ impl<C: Core> World<C> {
                 self.network.power_off(Site(node));
             }
         }
+        self.end_process(node, kind, down);
+    }
+
+    /// The process of a node is gone; it starts again after `down`.
+    fn end_process(&mut self, node: usize, kind: CrashKind, down: Span) {
         self.nodes[node].end(kind, &mut self.bites);
+        self.schedule.clear(self.turn_alarms[node]);
         self.schedule.after(down, Event::Boot { node });
     }
 
     /// Makes sure that a turn comes at `at` or before.
     fn schedule_turn(&mut self, node: usize, at: Instant) {
         let paused_until = self.nodes[node].paused_until;
-        let start = self.nodes[node].starts;
-        let Some(process) = &mut self.nodes[node].process else { return };
-        let at = at.max(process.busy_until).max(paused_until).max(self.schedule.now());
-        if process.turn_at.is_none_or(|scheduled| at < scheduled) {
-            process.turn_at = Some(at);
-            self.schedule.at(at, Event::Turn { node, start });
-        }
+        let Some(process) = &self.nodes[node].process else { return };
+        self.schedule.set_by(self.turn_alarms[node], at.max(process.busy_until).max(paused_until));
     }
 
     pub(crate) fn input(&mut self, node: usize, input: Input) {
@@ -303,17 +312,11 @@ impl<C: Core> World<C> {
     fn turn(&mut self, index: usize) -> Result<(), Failure> {
         let now = self.schedule.now();
         let node = &mut self.nodes[index];
-        let process = node.process.as_ref().expect("runs");
-        if process.turn_at.is_none_or(|at| at > now) {
-            // An earlier turn has taken the place of this one.
-            return Ok(());
-        }
-        let waiting = process.inbox.len();
+        let waiting = node.process.as_ref().expect("only a running process has turns").inbox.len();
         if now < node.paused_until {
             // A pause began after this turn was scheduled.
             self.bites.add_if(waiting > 0, Bite::Pause);
             let until = node.paused_until;
-            node.process.as_mut().expect("runs").turn_at = None;
             self.schedule_turn(index, until);
             return Ok(());
         }
@@ -322,7 +325,6 @@ impl<C: Core> World<C> {
         self.bites.add_if(waiting > 100, Bite::Backlog);
         self.bites.add_if(node.slow_factor > 1, Bite::SlowNode);
         let process = node.process.as_mut().expect("runs");
-        process.turn_at = None;
         process.busy_until = now + cost;
         self.turns += 1;
         let clocks = node.clock.read(now);
@@ -455,8 +457,7 @@ impl<C: Core> World<C> {
                 let down = self.nodes[index].stopping.take().unwrap_or(RESTART);
                 self.network.kill_process(Site(index), &mut self.schedule, &mut self.bites);
                 // A process that stopped cleanly has nothing in flight; if it has, its sync is its own concern.
-                self.nodes[index].end(CrashKind::Process, &mut self.bites);
-                self.schedule.after(down, Event::Boot { node: index });
+                self.end_process(index, CrashKind::Process, down);
                 Ok(())
             }
             // No fault of these plans makes a disk fail or damages a file, so every other end is the core's own.
@@ -537,12 +538,14 @@ impl<C: Core> World<C> {
 
     /// Hands what the network delivered to its receivers.
     pub(crate) fn deliver(&mut self) {
+        let mut arrivals = std::mem::take(&mut self.arrivals);
         loop {
-            let arrivals: Vec<Arrival> = self.network.take_arrivals().collect();
+            self.network.take_arrivals(&mut arrivals);
             if arrivals.is_empty() {
+                self.arrivals = arrivals;
                 return;
             }
-            for arrival in arrivals {
+            for arrival in arrivals.drain(..) {
                 let site = match &arrival {
                     Arrival::Connected { site, .. }
                     | Arrival::Accepted { site, .. }
@@ -635,15 +638,11 @@ impl<C: Core> World<C> {
             for socket in closed {
                 self.clients[client].client.handle(now, ClientInput::Down { socket }, &mut self.history);
             }
-            self.schedule.after(Span::ZERO, Event::Client { client });
+            self.schedule.set(self.client_alarms[client], now);
         } else if let Some(deadline) = deadline {
-            // Polls that come too early find nothing to do, so only an earlier one needs an event.
-            let site = &mut self.clients[client];
-            if site.polled_at.is_none_or(|at| at <= now || deadline < at) {
-                let at = deadline.max(now + CLIENT_POLL);
-                site.polled_at = Some(at);
-                self.schedule.at(at, Event::Client { client });
-            }
+            self.schedule.set(self.client_alarms[client], deadline.max(now + CLIENT_POLL));
+        } else {
+            self.schedule.clear(self.client_alarms[client]);
         }
     }
 }
@@ -652,41 +651,41 @@ fn hash_operation(digest: &mut Digest, operation: &DiskOperation) {
     digest.number(operation.id.0);
     match &operation.action {
         DiskAction::Create { file, size } => {
-            digest.bytes(file.path().as_bytes());
+            file.hash(digest);
             digest.numbers([30, *size]);
         }
         DiskAction::Write { file, offset, slices } => {
-            digest.bytes(file.path().as_bytes());
+            file.hash(digest);
             digest.numbers([31, *offset]);
             digest.slices(slices);
         }
         DiskAction::Sync { file } => {
-            digest.bytes(file.path().as_bytes());
+            file.hash(digest);
             digest.number(32);
         }
         DiskAction::SyncDirectory { directory } => {
-            digest.bytes(directory.path().as_bytes());
+            directory.hash(digest);
             digest.number(33);
         }
         DiskAction::Read { file, offset, length } => {
-            digest.bytes(file.path().as_bytes());
+            file.hash(digest);
             digest.numbers([34, *offset, *length as u64]);
         }
         DiskAction::Truncate { file, length } => {
-            digest.bytes(file.path().as_bytes());
+            file.hash(digest);
             digest.numbers([35, *length]);
         }
         DiskAction::Rename { from, to } => {
-            digest.bytes(from.path().as_bytes());
-            digest.bytes(to.path().as_bytes());
+            from.hash(digest);
+            to.hash(digest);
             digest.number(36);
         }
         DiskAction::Remove { file } => {
-            digest.bytes(file.path().as_bytes());
+            file.hash(digest);
             digest.number(37);
         }
         DiskAction::List { directory } => {
-            digest.bytes(directory.path().as_bytes());
+            directory.hash(digest);
             digest.number(38);
         }
     }

@@ -42,6 +42,13 @@ struct Broker {
     pause: Duration,
 }
 
+impl Broker {
+    /// Whether it may be asked now.
+    fn is_free(&self, now: Now) -> bool {
+        self.fetch.is_none() && self.not_before <= now.monotonic
+    }
+}
+
 /// A request in flight.
 #[derive(Debug)]
 struct Fetch {
@@ -350,7 +357,7 @@ impl Consumer {
             if !partition.is_fetchable(now, share) {
                 continue;
             }
-            let Some(leader) = self.cluster.metadata().leader(&place.0, place.1) else {
+            let Some((leader, leader_epoch)) = self.cluster.metadata().leader_of(&place.0, place.1) else {
                 let error = self.cluster.metadata().topics.get(&place.0).map(|topic| topic.error);
                 if error == Some(ErrorCode::UnknownTopicOrPartition) && !partition.missing_told {
                     partition.missing_told = true;
@@ -361,7 +368,10 @@ impl Consumer {
                 self.cluster.refresh_metadata();
                 continue;
             };
-            let leader_epoch = self.cluster.metadata().leader_epoch(&place.0, place.1);
+            // One request at a time: what comes meanwhile goes into the next one.
+            if self.brokers.get(&leader).is_some_and(|broker| !broker.is_free(now)) {
+                continue;
+            }
             let want =
                 Want { offset: partition.fetch_offset, leader_epoch, bytes_max: to_i32(self.config.partition_bytes) };
             plans.entry(leader).or_default().insert(place.clone(), want);
@@ -369,7 +379,7 @@ impl Consumer {
         for (node, wants) in plans {
             let broker = self.brokers.entry(node).or_default();
             let enough = free >= self.config.fetch_bytes.min(self.config.prefetch_bytes);
-            if broker.fetch.is_some() || broker.not_before > now.monotonic || !enough || !self.cluster.prepare(node) {
+            if !broker.is_free(now) || !enough || !self.cluster.prepare(node) {
                 continue;
             }
             let bytes = self.config.fetch_bytes.min(free);

@@ -42,8 +42,12 @@ impl FetchSession {
         }
         let mut topics: BTreeMap<&Str, Vec<FetchPartition>> = BTreeMap::new();
         for (place, want) in wants {
-            if self.known.get(place) == Some(want) {
-                continue;
+            match self.known.get_mut(place) {
+                Some(known) if known == want => continue,
+                Some(known) => *known = *want,
+                None => {
+                    self.known.insert(place.clone(), *want);
+                }
             }
             topics.entry(&place.0).or_default().push(FetchPartition {
                 partition: place.1,
@@ -53,17 +57,18 @@ impl FetchSession {
                 ..Default::default()
             });
         }
-        let mut forgotten: BTreeMap<&Str, Vec<i32>> = BTreeMap::new();
-        for place in self.known.keys().filter(|place| !wants.contains_key(*place)) {
-            forgotten.entry(&place.0).or_default().push(place.1);
-        }
+        let mut forgotten: BTreeMap<Str, Vec<i32>> = BTreeMap::new();
+        self.known.retain(|place, _| {
+            let is_wanted = wants.contains_key(place);
+            if !is_wanted {
+                forgotten.entry(place.0.clone()).or_default().push(place.1);
+            }
+            is_wanted
+        });
         request.topics =
             topics.into_iter().map(|(topic, partitions)| FetchTopic { topic: topic.clone(), partitions }).collect();
-        request.forgotten_topics_data = forgotten
-            .into_iter()
-            .map(|(topic, partitions)| ForgottenTopic { topic: topic.clone(), partitions })
-            .collect();
-        self.known = wants.clone();
+        request.forgotten_topics_data =
+            forgotten.into_iter().map(|(topic, partitions)| ForgottenTopic { topic, partitions }).collect();
     }
 
     /// The request was answered without an error.

@@ -198,6 +198,11 @@ impl Calls {
         self.open.values().map(next).min()
     }
 
+    /// Whether [`Calls::poll`] has anything to look at.
+    pub(super) fn are_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     pub(super) fn command(&self, call: u64) -> Option<&MetadataCommand> {
         self.open.get(&call).map(|call| &call.command)
     }

@@ -21,7 +21,9 @@ impl Broker {
     }
 
     pub(super) fn take_peer_events(&mut self, now: Now) {
-        for event in std::mem::take(&mut self.peer_events) {
+        // What is handled may make new events; the vectors are reused.
+        let mut events = std::mem::take(&mut self.peer_events);
+        for event in events.drain(..) {
             match event {
                 PeerEvent::Up(node) => {
                     info!(self.logger, "a node can be reached"; "node" => node.0);
@@ -66,6 +68,9 @@ impl Broker {
                     warn!(self.logger, "a link was closed"; "node" => from.map(|node| node.0), "reason" => %reason);
                 }
             }
+        }
+        if self.peer_events.is_empty() {
+            self.peer_events = events;
         }
     }
 }

@@ -127,6 +127,9 @@ impl Broker {
     }
 
     fn poll_calls(&mut self, now: Now) {
+        if !self.calls.are_open() {
+            return;
+        }
         let leader = self.leader_of(GroupId::METADATA).map(|known| known.node);
         let own = self.config.node;
         // A leader that does not serve yet will in a moment; the call waits for it.

@@ -118,6 +118,9 @@ impl Leaders {
     /// What this node has to tell all others since the last call, as messages. A node that is not connected now gets
     /// the digest when it is.
     pub fn take_delta(&mut self) -> Vec<Bytes> {
+        if self.unsent.is_empty() {
+            return Vec::new();
+        }
         let groups = std::mem::take(&mut self.unsent);
         // A group may have got a later leader elsewhere since; that is then not ours to tell.
         let records = groups.iter().filter_map(|group| self.known.get(group).map(|leader| (*group, leader)));

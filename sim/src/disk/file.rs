@@ -3,7 +3,7 @@
 //! Invariant: the cache is the platter with all pending changes applied in order. A sync moves changes over; a power
 //! loss takes the cache away.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{SECTOR_BYTES, pages::Pages};
 use crate::dice::Dice;
@@ -119,6 +119,10 @@ impl File {
 
     pub(super) fn read(&self, offset: u64, length: usize) -> Bytes {
         self.cache.read(offset, length)
+    }
+
+    pub(super) fn read_into(&self, buffer: BytesMut, offset: u64, length: usize) -> Bytes {
+        self.cache.read_into(buffer, offset, length)
     }
 
     pub(super) fn change(&mut self, sequence: Sequence, change: Change) {

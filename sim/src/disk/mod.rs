@@ -64,6 +64,8 @@ pub struct Disk {
     entries: Entries,
     next_inode: u64,
     sequence: Sequence,
+    /// For its memory, once nobody else holds it.
+    last_read: Option<Bytes>,
 }
 
 impl Disk {
@@ -97,7 +99,11 @@ impl Disk {
             }
             DiskAction::Read { file, offset, length } => {
                 let inode = self.entries.find(file).ok_or(DiskError::NotFound)?;
-                return Ok(DiskOutput::Read(self.file(inode).read(offset, length)));
+                // Recovery reads piece after piece and lets go of each before the next: they share one buffer.
+                let buffer = self.last_read.take().and_then(|bytes| bytes.try_into_mut().ok()).unwrap_or_default();
+                let bytes = self.file(inode).read_into(buffer, offset, length);
+                self.last_read = Some(bytes.clone());
+                return Ok(DiskOutput::Read(bytes));
             }
             DiskAction::Truncate { file, length } => {
                 let inode = self.entries.find(file).ok_or(DiskError::NotFound)?;

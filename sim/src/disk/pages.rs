@@ -11,6 +11,9 @@ pub(super) const PAGE_BYTES: usize = 4096;
 
 type Page = [u8; PAGE_BYTES];
 
+/// What reads as zeros is not copied if it is no longer than this.
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pages {
     pages: Vec<Option<Arc<Page>>>,
@@ -100,11 +103,26 @@ impl Pages {
 
     /// Up to `length` bytes; fewer only at the end of the file.
     pub(super) fn read(&self, offset: u64, length: usize) -> Bytes {
+        self.read_into(BytesMut::new(), offset, length)
+    }
+
+    /// The same, in a buffer that may hold anything.
+    pub(super) fn read_into(&self, buffer: BytesMut, offset: u64, length: usize) -> Bytes {
         let end = self.size.min(offset.saturating_add(length as u64));
         if end <= offset {
             return Bytes::new();
         }
-        let mut bytes = BytesMut::with_capacity(usize::try_from(end - offset).expect("at most `length`"));
+        let length = usize::try_from(end - offset).expect("at most `length`");
+        let (first, _) = locate(offset);
+        let (last, _) = locate(end - 1);
+        let pages = &self.pages[first.min(self.pages.len())..(last + 1).min(self.pages.len())];
+        // Most of a log that was filled with zeros ahead is still that, and recovery reads all of it.
+        if length <= ZEROS.len() && pages.iter().all(Option::is_none) {
+            return Bytes::from_static(&ZEROS[..length]);
+        }
+        let mut bytes = buffer;
+        bytes.clear();
+        bytes.reserve(length);
         let mut position = offset;
         while position < end {
             let (page, within) = locate(position);

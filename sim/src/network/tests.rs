@@ -60,7 +60,9 @@ impl Net {
     }
 
     fn take(&mut self) {
-        for arrival in self.network.take_arrivals() {
+        let mut arrivals = Vec::new();
+        self.network.take_arrivals(&mut arrivals);
+        for arrival in arrivals {
             match arrival {
                 Arrival::Connected { socket, .. } => self.connected.push(socket),
                 Arrival::Accepted { socket, .. } => self.accepted.push(socket),

@@ -93,7 +93,13 @@ impl fmt::Display for Compression {
 
 #[cfg(feature = "compression")]
 mod libraries {
-    use std::io::{Read, Write};
+    use std::{
+        cell::RefCell,
+        io::{Read, Write},
+    };
+
+    use flate2::{Compress, Crc, FlushCompress, Status};
+    use zstd::zstd_safe::{CCtx, DCtx, ResetDirective, compress_bound};
 
     use super::{BatchError, Compression};
 
@@ -105,6 +111,18 @@ mod libraries {
     const SNAPPY_RATIO_MAX: usize = 22;
     /// zstd allocates the window that a frame asks for. No level of a usual client asks for more than 2²³ bytes.
     const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+    /// A context that grew beyond this, by a large batch or because a frame asked for a large window, is not kept.
+    const ZSTD_KEPT_BYTES_MAX: usize = 1 << 20;
+    /// Compressed data follow; no name, no time, no hint about the level, unknown operating system (RFC 1952).
+    const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
+
+    // Making a context costs more than packing or unpacking a small batch. Each is reset before it is used: what comes
+    // out never depends on what it was used for before.
+    thread_local! {
+        static PACK_ZSTD: RefCell<Option<CCtx<'static>>> = const { RefCell::new(None) };
+        static UNPACK_ZSTD: RefCell<Option<DCtx<'static>>> = const { RefCell::new(None) };
+        static PACK_GZIP: RefCell<Option<Compress>> = const { RefCell::new(None) };
+    }
 
     pub(super) fn decompress(compression: Compression, body: &[u8], limit_bytes: usize) -> Result<Vec<u8>, BatchError> {
         match compression {
@@ -112,13 +130,25 @@ mod libraries {
             Compression::Gzip => read_limited(compression, flate2::read::MultiGzDecoder::new(body), limit_bytes),
             Compression::Snappy => snappy(body, limit_bytes),
             Compression::Lz4 => read_limited(compression, lz4_flex::frame::FrameDecoder::new(body), limit_bytes),
-            Compression::Zstd => {
-                let damaged = |_| BatchError::DamagedCompression { compression };
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(body).map_err(damaged)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(damaged)?;
-                read_limited(compression, decoder, limit_bytes)
-            }
+            Compression::Zstd => UNPACK_ZSTD.with_borrow_mut(|kept| {
+                let context = kept.get_or_insert_default();
+                let result = unpack_zstd(context, body, limit_bytes);
+                if context.sizeof() > ZSTD_KEPT_BYTES_MAX {
+                    *kept = None;
+                }
+                result
+            }),
         }
+    }
+
+    fn unpack_zstd(context: &mut DCtx<'static>, body: &[u8], limit_bytes: usize) -> Result<Vec<u8>, BatchError> {
+        let compression = Compression::Zstd;
+        context
+            .reset(ResetDirective::SessionAndParameters)
+            .map_err(|_| BatchError::DamagedCompression { compression })?;
+        let mut decoder = zstd::stream::read::Decoder::with_context(body, context);
+        decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(|_| BatchError::DamagedCompression { compression })?;
+        read_limited(compression, decoder, limit_bytes)
     }
 
     fn read_limited(compression: Compression, reader: impl Read, limit_bytes: usize) -> Result<Vec<u8>, BatchError> {
@@ -172,9 +202,10 @@ mod libraries {
         match compression {
             Compression::None => output.extend_from_slice(body),
             Compression::Gzip => {
-                let mut encoder = flate2::write::GzEncoder::new(output, flate2::Compression::default());
-                encoder.write_all(body).expect(MEMORY);
-                encoder.finish().expect(MEMORY);
+                PACK_GZIP.with_borrow_mut(|kept| {
+                    let context = kept.get_or_insert_with(|| Compress::new(flate2::Compression::default(), false));
+                    pack_gzip(context, body, output);
+                });
             }
             Compression::Snappy => {
                 output.extend_from_slice(&XERIAL_HEADER);
@@ -194,12 +225,43 @@ mod libraries {
                 encoder.finish().expect(MEMORY);
             }
             Compression::Zstd => {
-                let damaged = |_| BatchError::DamagedCompression { compression };
-                let mut encoder = zstd::stream::write::Encoder::new(output, 0).map_err(damaged)?;
-                encoder.write_all(body).map_err(damaged)?;
-                encoder.finish().map_err(damaged)?;
+                let packed = PACK_ZSTD.with_borrow_mut(|kept| {
+                    let context = kept.get_or_insert_default();
+                    let packed = pack_zstd(context, body);
+                    if context.sizeof() > ZSTD_KEPT_BYTES_MAX {
+                        *kept = None;
+                    }
+                    packed
+                });
+                output.extend_from_slice(&packed);
             }
         }
         Ok(())
+    }
+
+    fn pack_gzip(context: &mut Compress, body: &[u8], output: &mut Vec<u8>) {
+        context.reset();
+        output.extend_from_slice(&GZIP_HEADER);
+        loop {
+            let packed = usize::try_from(context.total_in()).expect("a part of the body");
+            output.reserve((body.len() - packed).max(1024));
+            let status = context.compress_vec(&body[packed..], output, FlushCompress::Finish);
+            match status.expect("packing goes on until it is told to finish") {
+                Status::StreamEnd => break,
+                Status::Ok | Status::BufError => {}
+            }
+        }
+        let mut crc = Crc::new();
+        crc.update(body);
+        output.extend_from_slice(&crc.sum().to_le_bytes());
+        output.extend_from_slice(&crc.amount().to_le_bytes());
+    }
+
+    /// In one call, because zstd then knows the length: for a stream it clears tables of a megabyte and more, however
+    /// small the batch is.
+    fn pack_zstd(context: &mut CCtx<'static>, body: &[u8]) -> Vec<u8> {
+        let mut packed = Vec::with_capacity(compress_bound(body.len()));
+        context.compress(&mut packed, body, 0).expect("there is room for the worst case");
+        packed
     }
 }

@@ -18,6 +18,7 @@ mod varint;
 
 pub use batch::{BatchView, Batches};
 pub use builder::{BatchBuilder, BatchKind};
+pub use checksum::combine;
 pub use compression::Compression;
 pub use failure::BatchError;
 pub use header::{Attributes, BatchHeader, HEADER_BYTES, NO_PRODUCER, Producer, TimestampType};

@@ -27,7 +27,7 @@ use crate::{
         Broker, Room,
         reads::{ReadOutcome, ReadStart},
     },
-    ids::{LeaderEpoch, Offset},
+    ids::{ImageVersion, LeaderEpoch, Offset},
     limits::FETCH_BYTES_MAX,
     time::{Monotonic, Now},
 };
@@ -45,6 +45,8 @@ pub struct Pending {
     read_committed: bool,
     deadline: Monotonic,
     phase: Phase,
+    /// The image by which it was registered for its partitions.
+    watched: Option<ImageVersion>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +73,7 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, mut reque
         read_committed: request.isolation_level == 1,
         deadline: now.monotonic + wait,
         phase: Phase::Polling,
+        watched: None,
     };
     let evaluated = pending.evaluate(broker, exchange);
     if pending.is_complete(&evaluated, now) {
@@ -166,7 +169,12 @@ impl Pending {
         }
     }
 
-    fn watch(&self, broker: &mut Broker, exchange: Exchange) {
+impl Pending {
+    fn watch(&mut self, broker: &mut Broker, exchange: Exchange) {
+        let version = broker.image().version();
+        if self.watched.replace(version) == Some(version) {
+            return;
+        }
         for target in &self.targets {
             broker.watch(&target.place.0, target.place.1, exchange.id);
         }

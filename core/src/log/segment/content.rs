@@ -5,6 +5,8 @@
 
 use std::sync::LazyLock;
 
+use kauri_protocol::records;
+
 use super::{checksums::Closing, file::CHUNK};
 use crate::ids::Offset;
 
@@ -19,7 +21,7 @@ pub struct Content {
 
 /// What a full chunk of zeros makes of each single bit of a CRC. A CRC is linear, so these make up any other one.
 static CHUNK_SHIFT: LazyLock<[u32; 32]> =
-    LazyLock::new(|| std::array::from_fn(|bit| crc32c::crc32c_combine(1 << bit, 0, CHUNK as usize)));
+    LazyLock::new(|| std::array::from_fn(|bit| records::combine(1 << bit, 0, CHUNK as usize)));
 
 /// The CRC of everything up to a place between two chunks.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,7 +35,7 @@ impl ContentCrc {
 
     /// With the unfinished chunk of a segment behind it.
     pub(super) fn with_rest(self, rest: Closing) -> Self {
-        Self(crc32c::crc32c_combine(self.0, rest.crc, rest.bytes as usize))
+        Self(records::combine(self.0, rest.crc, rest.bytes as usize))
     }
 
     pub(super) fn value(self) -> u32 {

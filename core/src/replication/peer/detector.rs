@@ -199,15 +199,24 @@ impl Detector {
 
     /// Everything that changed since the last call, in order.
     pub fn poll(&mut self, now: Monotonic) -> impl Iterator<Item = Verdict> + '_ {
-        self.observe(now);
+        self.pass(now);
         for (node, pair) in &mut self.pairs {
-            pair.decay(now);
             if pair.deadline().is_some_and(|deadline| deadline <= now) {
                 pair.give_up(now);
                 self.verdicts.push(Verdict::Down(*node));
             }
         }
         self.verdicts.drain(..)
+    }
+
+    /// Takes note that this node runs; to be called in every turn in which nothing else is. Returns whether any
+    /// deadline moved by it.
+    pub fn pass(&mut self, now: Monotonic) -> bool {
+        let mut moved = self.observe(now);
+        for pair in self.pairs.values_mut() {
+            moved |= pair.decay(now);
+        }
+        moved
     }
 
     pub fn next_deadline(&self) -> Option<Monotonic> {
@@ -226,17 +235,17 @@ impl Detector {
 
     /// Every entry point passes here. Between two turns far apart we did not run, so that silence meanwhile says
     /// nothing about others: all clocks of the pairs stand still for that time. Only what exceeds the normal
-    /// distance of turns counts, or an overloaded node would never notice a dead one.
-    fn observe(&mut self, now: Monotonic) {
-        if let Some(last) = self.last_turn {
-            let pause = now.since(last).saturating_sub(limits::PEER_OWN_PAUSE);
-            if !pause.is_zero() {
-                for pair in self.pairs.values_mut() {
-                    pair.stand_still(now, pause);
-                }
+    /// distance of turns counts, or an overloaded node would never notice a dead one. Returns whether any did.
+    fn observe(&mut self, now: Monotonic) -> bool {
+        let since = self.last_turn.map_or(Duration::ZERO, |last| now.since(last));
+        let pause = since.saturating_sub(limits::PEER_OWN_PAUSE);
+        if !pause.is_zero() {
+            for pair in self.pairs.values_mut() {
+                pair.stand_still(now, pause);
             }
         }
         self.last_turn = self.last_turn.max(Some(now));
+        !pause.is_zero()
     }
 }
 
@@ -334,11 +343,14 @@ impl Pair {
         limit.saturating_mul(1 << self.doublings).min(ELECTION_TIMEOUT)
     }
 
-    fn decay(&mut self, now: Monotonic) {
+    /// Returns whether a limit shrank.
+    fn decay(&mut self, now: Monotonic) -> bool {
+        let before = self.doublings;
         while self.doublings > 0 && self.state == State::Up && now.since(self.calm_since) >= limits::PEER_ALARM_DECAY {
             self.doublings -= 1;
             self.calm_since = self.calm_since + limits::PEER_ALARM_DECAY;
         }
+        self.doublings != before
     }
 
     fn stand_still(&mut self, now: Monotonic, pause: Duration) {

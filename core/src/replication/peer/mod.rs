@@ -129,6 +129,14 @@ pub struct Peers {
     closes: Vec<LinkId>,
     /// Collected since the last poll.
     events: Vec<PeerEvent>,
+    /// Set by a poll that left nothing to do, and taken away by whatever happens after it.
+    rest: Option<Rest>,
+}
+
+/// Nothing is to be done before `until`, unless something happens.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    until: Option<Monotonic>,
 }
 
 #[derive(Debug)]
@@ -180,12 +188,14 @@ impl Peers {
             backlog: Backlog::default(),
             closes: Vec::new(),
             events: Vec::new(),
+            rest: None,
         }
     }
 
     /// The other nodes and their addresses (`host:port`) from now on; this node itself may be among them. Links to a
     /// node that is no longer named or has moved are closed.
     pub fn set_peers(&mut self, now: Now, addresses: &BTreeMap<NodeId, String>) {
+        self.rest = None;
         let now = now.monotonic;
         let gone: Vec<NodeId> = self.peers.keys().copied().filter(|node| !addresses.contains_key(node)).collect();
         for node in gone {
@@ -240,6 +250,7 @@ impl Peers {
             | Input::Disk { .. }
             | Input::Shutdown => return false,
         }
+        self.rest = None;
         true
     }
 
@@ -250,6 +261,7 @@ impl Peers {
     pub fn send_raft(&mut self, now: Now, to: NodeId, envelope: Envelope, message: Message) -> Result<(), NotSent> {
         assert!(to != self.own.node, "messages to the own node do not travel");
         let peer = self.peers.get_mut(&to).ok_or(NotSent::UnknownNode)?;
+        self.rest = None;
         let append = message.msg_type == MessageType::MsgAppend as i32;
         let section = RaftSection::new(envelope, message).ok_or(NotSent::TooLarge)?;
         // An append that overtakes an earlier one of its group is refused there and makes the leader probe.
@@ -268,6 +280,7 @@ impl Peers {
     pub fn send_control(&mut self, now: Now, to: NodeId, kind: ControlKind, bytes: Bytes) -> Result<(), NotSent> {
         assert!(to != self.own.node, "messages to the own node do not travel");
         let peer = self.peers.get_mut(&to).ok_or(NotSent::UnknownNode)?;
+        self.rest = None;
         let length = section::control_bytes(&bytes);
         if length > section::SECTION_BYTES_MAX {
             return Err(NotSent::TooLarge);
@@ -282,6 +295,14 @@ impl Peers {
     /// are dropped.
     pub fn poll(&mut self, now: Now, backlog: usize, effects: &mut Effects, events: &mut Vec<PeerEvent>) {
         self.backlog.handed_on(backlog);
+        // Most turns are about clients, disks and one peer: the others then cost nothing.
+        let moved = self.detector.pass(now.monotonic);
+        if let Some(Rest { until }) = self.rest
+            && !moved
+            && until.is_none_or(|until| until > now.monotonic)
+        {
+            return;
+        }
         self.give_up_links(now.monotonic);
         let verdicts: Vec<Verdict> = self.detector.poll(now.monotonic).collect();
         for verdict in verdicts {
@@ -300,10 +321,18 @@ impl Peers {
         }
         events.append(&mut self.events);
         self.flush(now, effects);
+        self.rest = Some(Rest { until: self.find_deadline() });
     }
 
     /// When [`Peers::poll`] has to be called if nothing else happens.
     pub fn next_deadline(&self) -> Option<Monotonic> {
+        match self.rest {
+            Some(Rest { until }) => until,
+            None => self.find_deadline(),
+        }
+    }
+
+    fn find_deadline(&self) -> Option<Monotonic> {
         let mut next = self.detector.next_deadline();
         for (&node, peer) in &self.peers {
             let down = !self.detector.is_up(node);
@@ -445,19 +474,24 @@ impl Peers {
 
     /// Ends links that nobody will ever report as gone.
     fn give_up_links(&mut self, now: Monotonic) {
-        let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
-        for node in nodes {
+        let mut hopeless = Vec::new();
+        for (&node, peer) in &self.peers {
             let down = !self.detector.is_up(node);
             for lane in Lane::ALL {
-                let outgoing = &self.peers[&node].outgoing[lane.index()];
-                match outgoing.is_hopeless(now, lane, down) {
+                match peer.outgoing[lane.index()].is_hopeless(now, lane, down) {
                     Hopeless::No => {}
-                    Hopeless::DialTimeout => {
-                        self.closes.extend(outgoing.link());
-                        self.dialled_link_lost(now, node, lane);
-                    }
-                    Hopeless::Silent => self.renew_lane(now, node, lane),
+                    reason @ (Hopeless::DialTimeout | Hopeless::Silent) => hopeless.push((node, lane, reason)),
                 }
+            }
+        }
+        for (node, lane, reason) in hopeless {
+            match reason {
+                Hopeless::No => {}
+                Hopeless::DialTimeout => {
+                    self.closes.extend(self.peers[&node].outgoing[lane.index()].link());
+                    self.dialled_link_lost(now, node, lane);
+                }
+                Hopeless::Silent => self.renew_lane(now, node, lane),
             }
         }
         let late: Vec<LinkId> = self
