@@ -69,6 +69,14 @@ kinds! {
     Reordered = "reordered",
     /// A write survived a power loss in part.
     TornWrite = "torn_write",
+    /// A sector that was being written when the power went holds neither the old nor the new.
+    SectorGarbage = "sector_garbage",
+    /// A file had grown when the power went, and what it had grown by is not what was written.
+    SizeWithoutData = "size_without_data",
+    /// The bytes that made a file grow survived a power loss, and its size did not.
+    DataWithoutSize = "data_without_size",
+    /// A change of a directory survived a power loss although an earlier one in it did not.
+    NamesReordered = "names_reordered",
     /// An unsynced entry of a directory was lost with the power.
     DirectoryEntryLost = "directory_entry_lost",
     /// An operation waited for a stalled disk.

@@ -27,6 +27,8 @@ pub struct DiskSpeed {
     pub bytes_per_microsecond: u64,
     /// Operations besides those on the WAL that are carried out at once.
     pub depth: usize,
+    /// The unit of atomicity: 512 or 4096.
+    pub sector_bytes: u64,
 }
 
 /// Names an operation that was started, for [`Queue::complete`].
@@ -192,7 +194,7 @@ impl Queue {
 
     /// The power is gone, after the process.
     pub fn lose_power(&mut self, dice: &mut Dice, mode: PowerMode, bites: &mut Bites) {
-        self.disk.lose_power(dice, mode, bites);
+        self.disk.lose_power(dice, mode, self.speed.sector_bytes, bites);
         self.stalled_until = Instant::default();
     }
 

@@ -72,6 +72,7 @@ fn draw_node(seed: u64, node: usize, voter: bool) -> NodePlan {
             sync: Span::microseconds(*dice.pick(&[200, 500, 2_000, 10_000])),
             bytes_per_microsecond: *dice.pick(&[100, 500, 2_000]),
             depth: *dice.pick(&[1, 4, 16]),
+            sector_bytes: *dice.pick(&[512, 4_096]),
         },
         power: *dice.pick(&PowerMode::ALL),
         wall_offset_milliseconds: *dice.pick(&[0, 0, 0, 40, -700, 90_000, -3_600_000, 7 * year, -40 * year]),

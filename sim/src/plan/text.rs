@@ -70,12 +70,12 @@ impl fmt::Display for Plan {
 impl fmt::Display for NodePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { voter, disk, power, wall_offset_milliseconds, wall_drift_ppm, monotonic_rate_ppm, turns } = self;
-        let DiskSpeed { operation, sync, bytes_per_microsecond, depth } = disk;
+        let DiskSpeed { operation, sync, bytes_per_microsecond, depth, sector_bytes } = disk;
         let TurnCost { turn, input, inputs_max } = turns;
         write!(
             f,
             "voter={voter} operation={operation} sync={sync} bytes_per_microsecond={bytes_per_microsecond} \
-             depth={depth} power={} wall={wall_offset_milliseconds} drift={wall_drift_ppm} rate={monotonic_rate_ppm} \
+             depth={depth} sector={sector_bytes} power={} wall={wall_offset_milliseconds} drift={wall_drift_ppm} rate={monotonic_rate_ppm} \
              turn={turn} input={input} inputs_max={inputs_max}",
             power.letter()
         )
@@ -333,6 +333,8 @@ fn node(f: &mut Fields<'_>) -> Result<NodePlan, LineError> {
             sync: f.take("sync")?,
             bytes_per_microsecond: positive(f, "bytes_per_microsecond")?,
             depth: f.take_with("depth", |depth| depth.parse().ok().filter(|depth| *depth > 0))?,
+            sector_bytes: f
+                .take_with("sector", |bytes| bytes.parse().ok().filter(|bytes| matches!(bytes, 512 | 4_096)))?,
         },
         power: f.take_with("power", power)?,
         wall_offset_milliseconds: f.take("wall")?,
