@@ -83,6 +83,30 @@ kinds! {
     DiskStall = "disk_stall",
     /// An operation took longer because its disk was slow.
     SlowDisk = "slow_disk",
+    /// A sync failed, and what it had to make durable was dropped.
+    SyncError = "sync_error",
+    /// A sync reported what an earlier one had dropped.
+    LateSyncError = "late_sync_error",
+    /// A broken or read-only disk refused to change.
+    BrokenDisk = "broken_disk",
+    /// A full disk refused to take more.
+    FullDisk = "full_disk",
+    /// A read met a sector that cannot be read.
+    SectorError = "sector_error",
+    /// Bits of a file flipped.
+    BitRot = "bit_rot",
+    /// A write landed elsewhere.
+    MisdirectedWrite = "misdirected_write",
+    /// A read returned what lies elsewhere.
+    MisdirectedRead = "misdirected_read",
+    /// A sync succeeded and made nothing durable.
+    PhantomWrite = "phantom_write",
+    /// A read returned what was there once.
+    StaleRead = "stale_read",
+    /// A disk was empty when its node started again.
+    Wipe = "wipe",
+    /// A disk was an older one when its node started again.
+    Rollback = "rollback",
     /// A wall clock jumped.
     ClockJump = "clock_jump",
 }

@@ -11,6 +11,7 @@ pub mod core;
 pub mod dice;
 pub mod digest;
 pub mod disk;
+mod disk_faults;
 pub mod failure;
 mod faults;
 pub mod history;

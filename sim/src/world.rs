@@ -4,7 +4,7 @@
 //! real driver drives it: inputs in the order in which they came, one poll, then every effect. Does not own what is
 //! checked ([`crate::check`]) nor what goes wrong when ([`crate::plan`]).
 
-use kauri_core::io::{DiskAction, DiskOperation, Effects, Exit, Input, Notice};
+use kauri_core::io::{DiskAction, DiskError, DiskOperation, Effects, Exit, Input, Notice};
 use slog::Logger;
 
 use crate::{
@@ -329,8 +329,14 @@ impl<C: Core> World<C> {
         let effects = &mut self.effects;
         let digest = &mut self.digest;
         digest.numbers([3, index as u64, taken as u64]);
+        let start = node.starts;
+        let fatal = process.fatal;
+        let mut heard_fatal = false;
         let result = panic::catch(|| {
             for input in process.inbox.drain(..taken) {
+                if fatal.is_some() {
+                    heard_fatal |= matches!(&input, Input::Disk { operation, .. } if Some(*operation) == fatal);
+                }
                 hash_input(digest, &input);
                 process.core.handle(clocks, input);
             }
@@ -346,6 +352,9 @@ impl<C: Core> World<C> {
         };
         let left = process.inbox.len();
         self.carry_out(index)?;
+        if heard_fatal {
+            self.must_have_ended(index, start)?;
+        }
         if left > 0 {
             self.schedule_turn(index, now + cost);
         }
@@ -453,7 +462,14 @@ impl<C: Core> World<C> {
                 self.schedule.after(down, Event::Boot { node: index });
                 Ok(())
             }
-            // No fault of these plans makes a disk fail or damages a file, so every other end is the core's own.
+            exit if self.may_end(index, exit) => {
+                self.network.kill_process(Site(index), &mut self.schedule, &mut self.bites);
+                self.nodes[index].end(CrashKind::Process, &mut self.bites);
+                self.disk_failed(index, RESTART);
+                self.schedule.after(RESTART, Event::Boot { node: index });
+                Ok(())
+            }
+            // Every other end is the core's own.
             Exit::Stopped | Exit::DiskFailed { .. } | Exit::Damaged { .. } | Exit::Refused(_) => {
                 Err(Failure::new("unexpected_exit", format!("node {index} ended by itself: {exit}")).at(now))
             }
@@ -471,9 +487,20 @@ impl<C: Core> World<C> {
     }
 
     fn disk_done(&mut self, index: usize, slot: Slot) {
-        let Completion { operation, result, boundary } = self.nodes[index].queue.complete(slot);
+        let now = self.schedule.now();
+        let Completion { operation, result, boundary, must_end } =
+            self.nodes[index].queue.complete(now, slot, &mut self.bites);
         if boundary.is_some_and(|boundary| self.is_aimed_at(index, boundary)) {
             return;
+        }
+        if let Err(error) = &result
+            && let Some(process) = &mut self.nodes[index].process
+        {
+            process.told_errors.io |= matches!(error, DiskError::Io { .. });
+            process.told_errors.full |= matches!(error, DiskError::Full);
+            if must_end {
+                process.fatal.get_or_insert(operation);
+            }
         }
         self.input(index, Input::Disk { operation, result });
         self.start_operations(index);

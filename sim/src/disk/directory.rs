@@ -13,7 +13,7 @@ use super::file::Sequence;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Inode(pub(super) u64);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Entries {
     shown: BTreeMap<FileName, Inode>,
     durable: BTreeMap<FileName, Inode>,
@@ -65,6 +65,10 @@ impl Entries {
 
     pub(super) fn all(&self) -> impl Iterator<Item = (FileName, Inode)> + '_ {
         self.shown.iter().map(|(file, inode)| (*file, *inode))
+    }
+
+    pub(super) fn durable(&self) -> impl Iterator<Item = (FileName, Inode)> + '_ {
+        self.durable.iter().map(|(file, inode)| (*file, *inode))
     }
 
     pub(super) fn link(&mut self, sequence: Sequence, file: FileName, inode: Inode) {

@@ -1,9 +1,12 @@
 //! One file: what the page cache shows, what the platter holds, and the operations between the two.
 //!
-//! Invariant: the cache is the platter with all pending changes applied in order. A sync moves changes over; a power
-//! loss takes the cache away.
+//! Invariant: the cache is the platter with all pending changes applied in order, unless a sync dropped some. A sync
+//! moves changes over; a power loss takes the cache away.
+
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use kauri_core::io::{DiskAction, FileName};
 
 use super::pages::Pages;
 
@@ -12,9 +15,13 @@ pub(super) type Sequence = u64;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct File {
-    cache: Pages,
-    durable: Pages,
-    pending: Vec<Pending>,
+    pub(super) cache: Pages,
+    pub(super) durable: Pages,
+    pub(super) pending: Vec<Pending>,
+    /// The cache shows what is neither on the platter nor on its way there: a sync dropped it.
+    pub(super) is_false: bool,
+    /// Sectors that cannot be read, see [`super::damage`].
+    pub(super) unreadable: BTreeSet<u64>,
 }
 
 /// A change that is not synced.
@@ -52,6 +59,13 @@ impl Change {
             }
             Self::Zero { offset, length: all } => Self::Zero { offset, length: length.min(all) },
             Self::Resize { size } => Self::Resize { size },
+        }
+    }
+
+    pub(super) fn into_write(self, file: FileName) -> Option<DiskAction> {
+        match self {
+            Self::Write { offset, slices, .. } => Some(DiskAction::Write { file, offset, slices }),
+            Self::Zero { .. } | Self::Resize { .. } => None,
         }
     }
 
@@ -114,13 +128,14 @@ impl File {
 
     pub(super) fn change(&mut self, sequence: Sequence, change: Change) {
         change.apply(&mut self.cache);
+        self.written(change.offset(), change.length());
         self.pending.push(Pending { sequence, change });
     }
 
     /// Makes every change up to `through` durable.
     pub(super) fn sync(&mut self, through: Sequence) {
         let synced = self.pending.partition_point(|pending| pending.sequence <= through);
-        if synced == self.pending.len() {
+        if synced == self.pending.len() && !self.is_false {
             // The platter becomes what the cache shows: share its pages instead of writing them twice.
             let shrunk = self.pending.iter().any(|pending| matches!(pending.change, Change::Resize { .. }));
             if shrunk {
@@ -150,5 +165,6 @@ impl File {
             outage(&mut self.durable, std::mem::take(&mut self.pending));
         }
         self.cache = self.durable.clone();
+        self.is_false = false;
     }
 }

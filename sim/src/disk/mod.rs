@@ -6,6 +6,7 @@
 //! written again. Sectors of 512 or 4096 bytes are atomic, nothing larger is. Does not own latencies or failures to
 //! come: [`queue`] does.
 
+pub(crate) mod damage;
 mod directory;
 mod file;
 mod pages;
@@ -15,18 +16,21 @@ mod power_tests;
 pub mod queue;
 #[cfg(test)]
 mod tests;
+mod trouble;
+#[cfg(test)]
+mod trouble_tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use kauri_core::io::{Directory, DiskAction, DiskError, DiskOutput, FileName};
 
-pub use self::power::PowerMode;
 use self::{
     directory::{Entries, Inode},
     file::{Change, File, Sequence},
     pages::Pages,
 };
+pub use self::{power::PowerMode, trouble::Trap};
 use crate::{
     bites::{Bite, Bites},
     dice::Dice,
@@ -36,7 +40,7 @@ use crate::{
 const REMAINS_MAX: usize = 4;
 
 /// The files of one node.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Disk {
     files: BTreeMap<Inode, File>,
     entries: Entries,
@@ -77,7 +81,11 @@ impl Disk {
             }
             DiskAction::Read { file, offset, length } => {
                 let inode = self.entries.find(file).ok_or(DiskError::NotFound)?;
-                return Ok(DiskOutput::Read(self.file(inode).read(offset, length)));
+                let file = self.file(inode);
+                if file.has_unreadable(offset, length) {
+                    return Err(trouble::DEVICE_ERROR);
+                }
+                return Ok(DiskOutput::Read(file.read(offset, length)));
             }
             DiskAction::Truncate { file, length } => {
                 let inode = self.entries.find(file).ok_or(DiskError::NotFound)?;
@@ -107,10 +115,7 @@ impl Disk {
             (1, DiskAction::Write { file, offset, slices }) => {
                 let change = Change::write(offset, slices);
                 let kept = dice.range(0, change.length());
-                match change.prefix(kept) {
-                    Change::Write { offset, slices, .. } => Some(DiskAction::Write { file, offset, slices }),
-                    Change::Zero { .. } | Change::Resize { .. } => unreachable!("a prefix of a write is a write"),
-                }
+                change.prefix(kept).into_write(file)
             }
             (1, DiskAction::Create { file, size }) => Some(DiskAction::Create { file, size: dice.range(0, size) }),
             (_, action) => Some(action),

@@ -244,7 +244,7 @@ fn operations_on_the_wal_are_done_one_after_the_other() {
         let Some((done, slot)) = started.pop() else { break };
         assert!(started.is_empty(), "one at a time");
         now = done;
-        let completion = queue.complete(slot);
+        let completion = queue.complete(now, slot, &mut bites);
         order.push((completion.operation.0, completion.boundary));
     }
     let (written, synced) = (Some(Boundary::WalWritten), Some(Boundary::WalSynced));

@@ -4,8 +4,8 @@
 //! draws from a stream of its own, so that a change to one kind leaves the plans of all others as they were.
 
 use super::{
-    ClientKind, Configuration, ConsumerPlan, CrashKind, Fault, Moment, NetworkPlan, NodePlan, Plan, ProbePlan,
-    ProducerPlan, TimedFault, TopicPlan, TurnCost, Workload,
+    ClientKind, Configuration, ConsumerPlan, CrashKind, DiskFault, Fault, Moment, NetworkPlan, NodePlan, Plan,
+    ProbePlan, ProducerPlan, TimedFault, TopicPlan, TurnCost, Workload,
 };
 use crate::{
     dice::{Chance, Dice},
@@ -187,6 +187,8 @@ enum Kind {
     SlowNode,
     SlowDisk,
     DiskStall,
+    SyncError,
+    BrokenDisk,
     CutPair,
     Isolate,
     Split,
@@ -198,7 +200,7 @@ enum Kind {
     ClockJump,
 }
 
-const KINDS: [(Kind, &str); 17] = [
+const KINDS: [(Kind, &str); 19] = [
     (Kind::CrashOne, "plan crash one"),
     (Kind::CrashAll, "plan crash all"),
     (Kind::Aimed, "plan aimed"),
@@ -207,6 +209,8 @@ const KINDS: [(Kind, &str); 17] = [
     (Kind::SlowNode, "plan slow node"),
     (Kind::SlowDisk, "plan slow disk"),
     (Kind::DiskStall, "plan disk stall"),
+    (Kind::SyncError, "plan sync error"),
+    (Kind::BrokenDisk, "plan broken disk"),
     (Kind::CutPair, "plan cut pair"),
     (Kind::Isolate, "plan isolate"),
     (Kind::Split, "plan split"),
@@ -284,7 +288,16 @@ fn draw_fault(kind: Kind, dice: &mut Dice, sites: &Sites, left: Span) -> Option<
         Kind::Pause => Fault::Pause { node, lasting: long },
         Kind::SlowNode => Fault::SlowNode { node, factor: *dice.pick(&[10, 100, 1_000]), lasting: long },
         Kind::SlowDisk => Fault::SlowDisk { node, factor: *dice.pick(&[10, 100, 1_000]), lasting: long },
-        Kind::DiskStall => Fault::DiskStall { node, lasting: long },
+        Kind::DiskStall => {
+            // Now and then as long as the longest that disks were seen to take.
+            let most = Span::seconds(if dice.below(8) == 0 { 60 } else { 10 });
+            Fault::DiskStall { node, lasting: dice.heavy_tail(Span::milliseconds(100), most).min(left) }
+        }
+        Kind::SyncError => {
+            let within = Span::seconds(5).min(left);
+            Fault::Disk { node, fault: DiskFault::SyncError { within, draw: dice.next_u64() } }
+        }
+        Kind::BrokenDisk => Fault::Disk { node, fault: DiskFault::Broken { read_only: dice.coin(), lasting: long } },
         Kind::CutPair => {
             let (a, b) = pair(dice, sites.nodes)?;
             Fault::Cut { ways: both(&[(a, b)]), lasting: long }
@@ -407,6 +420,7 @@ mod tests {
                     | Fault::Cut { lasting, .. }
                     | Fault::Clog { lasting, .. }
                     | Fault::Loss { lasting, .. } => *lasting,
+                    Fault::Disk { fault, .. } => fault.lasting(),
                     Fault::Reset { .. } | Fault::ClockJump { .. } => Span::ZERO,
                 };
                 assert!(*at + lasting <= plan.chaos, "seed {seed}: {fault} at {at}");

@@ -3,6 +3,7 @@
 //! Invariant: a plan and its seed decide a run completely, and the text of a plan read back is the same plan. Each fault
 //! is one entry that both begins and ends it, so that an entry can be removed and the rest still makes sense.
 
+mod disk_fault;
 mod draw;
 mod fields;
 mod text;
@@ -14,6 +15,7 @@ use crate::{
     time::Span,
 };
 
+pub use disk_fault::{DiskFault, Place};
 pub use fields::LineError;
 pub use text::PlanError;
 
@@ -191,6 +193,11 @@ pub enum Fault {
     DiskStall {
         node: usize,
         lasting: Span,
+    },
+    /// Something else is wrong with a disk.
+    Disk {
+        node: usize,
+        fault: DiskFault,
     },
     /// Nothing passes in these directions.
     Cut {

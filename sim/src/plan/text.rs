@@ -3,8 +3,8 @@
 use std::{fmt, str::FromStr};
 
 use super::{
-    ClientKind, Configuration, ConsumerPlan, CrashKind, Fault, Moment, NetworkPlan, NodePlan, Plan, ProbePlan,
-    ProducerPlan, TimedFault, TopicPlan, TurnCost, Workload,
+    ClientKind, Configuration, ConsumerPlan, CrashKind, DiskFault, Fault, Moment, NetworkPlan, NodePlan, Plan,
+    ProbePlan, ProducerPlan, TimedFault, TopicPlan, TurnCost, Workload, disk_fault,
     fields::{Fields, LineError},
 };
 use crate::{
@@ -116,6 +116,7 @@ impl fmt::Display for Fault {
                 write!(f, "slow-disk node={node} factor={factor} for={lasting}")
             }
             Self::DiskStall { node, lasting } => write!(f, "disk-stall node={node} for={lasting}"),
+            Self::Disk { node, fault } => write!(f, "{}", disk_fault::Of(*node, fault)),
             Self::Cut { ways, lasting } => write!(f, "cut ways={} for={lasting}", Ways(ways)),
             Self::Clog { ways, lasting } => write!(f, "clog ways={} for={lasting}", Ways(ways)),
             Self::Loss { ways, loss, lasting } => write!(f, "loss ways={} ppm={} for={lasting}", Ways(ways), loss.0),
@@ -216,7 +217,10 @@ fn fault<'a>(kind: &str, words: impl Iterator<Item = &'a str>) -> Result<Fault, 
         }
         "reset" => Fault::Reset { a: f.take("a")?, b: f.take("b")? },
         "clock-jump" => Fault::ClockJump { node: f.take("node")?, milliseconds: f.take("milliseconds")? },
-        other => return Err(LineError::Kind(other.to_owned())),
+        other => match DiskFault::parse(other, &mut f)? {
+            Some(fault) => Fault::Disk { node: f.take("node")?, fault },
+            None => return Err(LineError::Kind(other.to_owned())),
+        },
     };
     f.end()?;
     Ok(fault)
@@ -414,6 +418,7 @@ impl Fault {
             | Self::SlowNode { node, .. }
             | Self::SlowDisk { node, .. }
             | Self::DiskStall { node, .. }
+            | Self::Disk { node, .. }
             | Self::ClockJump { node, .. } => (vec![*node], Vec::new()),
             Self::Cut { ways, .. } | Self::Clog { ways, .. } | Self::Loss { ways, .. } => {
                 (Vec::new(), ways.iter().flat_map(|(from, to)| [*from, *to]).collect())

@@ -1,0 +1,155 @@
+//! Faults of disks: begins and ends those of a plan, and says what a process must make of an error.
+//!
+//! Invariant: after a failed write or sync (for any reason but a full disk) the process ends in the turn in which it
+//! hears of it, and the next one reads the disk, not the cache of a kernel that gave up. Does not own what an operation
+//! returns: the disk does.
+
+use kauri_core::io::{DiskError, Exit, FileName};
+
+use crate::{
+    bites::Bite,
+    core::Core,
+    dice::Dice,
+    disk::{Trap, damage::UNREADABLE_BYTES},
+    failure::Failure,
+    plan::{CrashKind, DiskFault, Place},
+    time::Span,
+    world::{World, trace},
+};
+
+/// Places that are tried before a fault finds nothing to hit.
+const PICKS_MAX: usize = 32;
+
+impl<C: Core> World<C> {
+    /// How long it lasts, if it does not end by itself.
+    pub(crate) fn disk_fault_begins(&mut self, entry: usize, node: usize, fault: DiskFault) -> Option<Span> {
+        let now = self.schedule.now();
+        let name = fault.name();
+        let dice = |draw| Dice::new(draw, name, node, 0);
+        let queue = &mut self.nodes[node].queue;
+        match fault {
+            DiskFault::SyncError { within, draw } => queue.arm(Trap::SyncError, now + within, dice(draw)),
+            DiskFault::LateSyncError { within, draw } => queue.arm(Trap::LateSyncError, now + within, dice(draw)),
+            DiskFault::PhantomWrite { place, within, draw } => {
+                queue.arm(Trap::PhantomWrite(place), now + within, dice(draw));
+            }
+            DiskFault::MisdirectedWrite { place, within, draw } => {
+                queue.arm(Trap::MisdirectedWrite(place), now + within, dice(draw));
+            }
+            DiskFault::MisdirectedRead { place, within, draw } => {
+                queue.arm(Trap::MisdirectedRead(place), now + within, dice(draw));
+            }
+            DiskFault::StaleRead { place, within, draw } => {
+                let before = Box::new(queue.disk().durable_state());
+                queue.arm(Trap::StaleRead(place, before), now + within, dice(draw));
+            }
+            DiskFault::Broken { read_only, lasting } => {
+                queue.set_broken(Some(read_only));
+                return Some(lasting);
+            }
+            DiskFault::Full { room, lasting } => {
+                queue.set_room(Some(room));
+                return Some(lasting);
+            }
+            DiskFault::SectorError { place, sectors, draw } => {
+                let mut dice = dice(draw);
+                for _ in 0..sectors {
+                    if let Some((file, at)) = self.pick_place(node, place, &mut dice) {
+                        self.nodes[node].queue.disk_mut().make_unreadable(file, at);
+                    }
+                }
+            }
+            DiskFault::BitRot { place, bits, draw } => {
+                let mut dice = dice(draw);
+                for _ in 0..bits {
+                    if let Some((file, at)) = self.pick_place(node, place, &mut dice) {
+                        let disk = self.nodes[node].queue.disk_mut();
+                        let byte = disk.platter(file, at, 1).expect("it has a durable name")[0];
+                        disk.overwrite(file, at, &[byte ^ (1 << dice.below(8))]);
+                        self.bites.add(Bite::BitRot);
+                    }
+                }
+            }
+            DiskFault::Wipe { down } => {
+                self.bites.add(Bite::Wipe);
+                self.crash(node, CrashKind::Power, down);
+                self.nodes[node].queue.disk_mut().replace_by(None);
+                self.deliver();
+            }
+            DiskFault::Rollback { age, .. } => {
+                let copy = queue.disk().durable_state();
+                self.nodes[node].copies.insert(entry, copy);
+                return Some(age);
+            }
+        }
+        None
+    }
+
+    pub(crate) fn disk_fault_ends(&mut self, entry: usize, node: usize, fault: &DiskFault) {
+        let queue = &mut self.nodes[node].queue;
+        match fault {
+            DiskFault::Broken { .. } => queue.set_broken(None),
+            DiskFault::Full { .. } => queue.set_room(None),
+            DiskFault::Rollback { down, .. } => {
+                let copy = self.nodes[node].copies.remove(&entry).expect("made when the fault began");
+                self.bites.add(Bite::Rollback);
+                self.crash(node, CrashKind::Power, *down);
+                self.nodes[node].queue.disk_mut().replace_by(Some(copy));
+                self.deliver();
+            }
+            DiskFault::SyncError { .. }
+            | DiskFault::LateSyncError { .. }
+            | DiskFault::SectorError { .. }
+            | DiskFault::BitRot { .. }
+            | DiskFault::MisdirectedWrite { .. }
+            | DiskFault::MisdirectedRead { .. }
+            | DiskFault::PhantomWrite { .. }
+            | DiskFault::StaleRead { .. }
+            | DiskFault::Wipe { .. } => unreachable!("these end by themselves"),
+        }
+    }
+
+    /// A place in the files of a node where something is written. None if there is none, or none was found.
+    fn pick_place(&self, node: usize, place: Place, dice: &mut Dice) -> Option<(FileName, u64)> {
+        let disk = self.nodes[node].queue.disk();
+        let files: Vec<(FileName, u64)> = disk.durable_files(place).into_iter().filter(|(_, size)| *size > 0).collect();
+        if files.is_empty() {
+            return None;
+        }
+        (0..PICKS_MAX).find_map(|_| {
+            let (file, size) = *dice.pick(&files);
+            let at = dice.below(size);
+            // Most of a WAL file is zeros that nobody wrote over yet: damage there changes nothing.
+            let sector = disk.platter(file, at / UNREADABLE_BYTES * UNREADABLE_BYTES, UNREADABLE_BYTES as usize)?;
+            sector.iter().any(|byte| *byte != 0).then_some((file, at))
+        })
+    }
+
+    /// Whether a process may end like this: its disk failed, as it was told.
+    pub(crate) fn may_end(&self, index: usize, exit: &Exit) -> bool {
+        let process = self.nodes[index].process.as_ref().expect("it ends now");
+        match exit {
+            Exit::DiskFailed { error: DiskError::Io { .. }, .. } => process.told_errors.io,
+            Exit::DiskFailed { error: DiskError::Full, .. } => process.told_errors.full,
+            Exit::DiskFailed { error: DiskError::NotFound, .. }
+            | Exit::Stopped
+            | Exit::Damaged { .. }
+            | Exit::Refused(_) => false,
+        }
+    }
+
+    /// After a turn in which a process heard that a write or sync had failed.
+    pub(crate) fn must_have_ended(&mut self, index: usize, start: u32) -> Result<(), Failure> {
+        if self.nodes[index].starts == start && self.nodes[index].process.is_some() {
+            let explanation = format!("node {index} goes on although a write or sync of it failed");
+            return Err(Failure::new("disk_failure_ends_process", explanation).at(self.schedule.now()));
+        }
+        Ok(())
+    }
+
+    /// The process of a node ended because of its disk; it starts again after `down`.
+    pub(crate) fn disk_failed(&mut self, index: usize, down: Span) {
+        trace!(self, "node {index}: starts again in {down}");
+        self.nodes[index].queue.disk_mut().forget_false_pages();
+    }
+}
