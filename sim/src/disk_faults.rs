@@ -4,21 +4,29 @@
 //! hears of it, and the next one reads the disk, not the cache of a kernel that gave up. Does not own what an operation
 //! returns: the disk does.
 
+use std::collections::BTreeMap;
+
 use kauri_core::io::{DiskError, Exit, FileName};
 
 use crate::{
     bites::Bite,
+    check::may_stop::Stopped,
+    copies::Platters,
     core::Core,
     dice::Dice,
-    disk::{Trap, damage::UNREADABLE_BYTES},
+    disk::{Disk, Trap, damage::UNREADABLE_BYTES},
     failure::Failure,
     plan::{CrashKind, DiskFault, Place},
     time::Span,
+    workload,
     world::{World, trace},
 };
 
 /// Places that are tried before a fault finds nothing to hit.
 const PICKS_MAX: usize = 32;
+/// A process that ended because of its disk is started again after this, as a supervisor would.
+const RESTART: Span = Span::seconds(1);
+const RESTART_DAMAGED: Span = Span::seconds(5);
 
 impl<C: Core> World<C> {
     /// How long it lasts, if it does not end by itself.
@@ -26,6 +34,24 @@ impl<C: Core> World<C> {
         let now = self.schedule.now();
         let name = fault.name();
         let dice = |draw| Dice::new(draw, name, node, 0);
+        let spends = match &fault {
+            DiskFault::LateSyncError { .. } | DiskFault::PhantomWrite { .. } => Some("its disk lies about a sync"),
+            DiskFault::MisdirectedWrite { .. } => Some("a write goes astray"),
+            DiskFault::MisdirectedRead { .. } | DiskFault::StaleRead { .. } => Some("its disk returns other bytes"),
+            DiskFault::Wipe { .. } => Some("its disk is empty"),
+            // When the copy is put in its place.
+            DiskFault::Rollback { .. }
+            | DiskFault::SyncError { .. }
+            | DiskFault::Broken { .. }
+            | DiskFault::Full { .. }
+            | DiskFault::SectorError { .. }
+            | DiskFault::BitRot { .. } => None,
+        };
+        if let Some(reason) = spends
+            && !self.may_spend(node, reason)
+        {
+            return None;
+        }
         let queue = &mut self.nodes[node].queue;
         match fault {
             DiskFault::SyncError { within, draw } => queue.arm(Trap::SyncError, now + within, dice(draw)),
@@ -54,7 +80,7 @@ impl<C: Core> World<C> {
             DiskFault::SectorError { place, sectors, draw } => {
                 let mut dice = dice(draw);
                 for _ in 0..sectors {
-                    if let Some((file, at)) = self.pick_place(node, place, &mut dice) {
+                    if let Some((file, at)) = self.deal_place(node, place, &mut dice) {
                         self.nodes[node].queue.disk_mut().make_unreadable(file, at);
                     }
                 }
@@ -62,7 +88,7 @@ impl<C: Core> World<C> {
             DiskFault::BitRot { place, bits, draw } => {
                 let mut dice = dice(draw);
                 for _ in 0..bits {
-                    if let Some((file, at)) = self.pick_place(node, place, &mut dice) {
+                    if let Some((file, at)) = self.deal_place(node, place, &mut dice) {
                         let disk = self.nodes[node].queue.disk_mut();
                         let byte = disk.platter(file, at, 1).expect("it has a durable name")[0];
                         disk.overwrite(file, at, &[byte ^ (1 << dice.below(8))]);
@@ -92,10 +118,12 @@ impl<C: Core> World<C> {
             DiskFault::Full { .. } => queue.set_room(None),
             DiskFault::Rollback { down, .. } => {
                 let copy = self.nodes[node].copies.remove(&entry).expect("made when the fault began");
-                self.bites.add(Bite::Rollback);
-                self.crash(node, CrashKind::Power, *down);
-                self.nodes[node].queue.disk_mut().replace_by(Some(copy));
-                self.deliver();
+                if self.may_spend(node, "its disk is an older one") {
+                    self.bites.add(Bite::Rollback);
+                    self.crash(node, CrashKind::Power, *down);
+                    self.nodes[node].queue.disk_mut().replace_by(Some(copy));
+                    self.deliver();
+                }
             }
             DiskFault::SyncError { .. }
             | DiskFault::LateSyncError { .. }
@@ -109,32 +137,43 @@ impl<C: Core> World<C> {
         }
     }
 
-    /// A place in the files of a node where something is written. None if there is none, or none was found.
-    fn pick_place(&self, node: usize, place: Place, dice: &mut Dice) -> Option<(FileName, u64)> {
-        let disk = self.nodes[node].queue.disk();
-        let files: Vec<(FileName, u64)> = disk.durable_files(place).into_iter().filter(|(_, size)| *size > 0).collect();
-        if files.is_empty() {
-            return None;
+    /// Whether a node may become unknown to itself, by the budget.
+    fn may_spend(&mut self, node: usize, reason: &str) -> bool {
+        let platters = Platters::read(self.nodes.iter().map(|node| node.queue.disk()).collect());
+        match self.copies.deal_node(&platters, node, reason) {
+            Ok(()) => true,
+            Err(excess) => {
+                trace!(self, "held back: {excess}");
+                false
+            }
         }
-        (0..PICKS_MAX).find_map(|_| {
-            let (file, size) = *dice.pick(&files);
-            let at = dice.below(size);
-            // Most of a WAL file is zeros that nobody wrote over yet: damage there changes nothing.
-            let sector = disk.platter(file, at / UNREADABLE_BYTES * UNREADABLE_BYTES, UNREADABLE_BYTES as usize)?;
-            sector.iter().any(|byte| *byte != 0).then_some((file, at))
-        })
     }
 
-    /// Whether a process may end like this: its disk failed, as it was told.
+    /// A place in the files of a node that may be damaged. None if there is none, or none was found.
+    fn deal_place(&mut self, node: usize, place: Place, dice: &mut Dice) -> Option<(FileName, u64)> {
+        let platters = Platters::read(self.nodes.iter().map(|node| node.queue.disk()).collect());
+        for _ in 0..PICKS_MAX {
+            let (file, at) = pick_place(self.nodes[node].queue.disk(), place, dice)?;
+            match self.copies.deal_place(&platters, node, file, at) {
+                Ok(()) => {
+                    trace!(self, "node {node}: byte {at} of {} is damaged", file.path());
+                    return Some((file, at));
+                }
+                Err(excess) => trace!(self, "held back: {excess}"),
+            }
+        }
+        None
+    }
+
+    /// Whether a process may end like this: its disk failed, as it was told, or is damaged, as it found.
     pub(crate) fn may_end(&self, index: usize, exit: &Exit) -> bool {
         let process = self.nodes[index].process.as_ref().expect("it ends now");
+        let is_hurt = self.copies.is_hurt(index);
         match exit {
             Exit::DiskFailed { error: DiskError::Io { .. }, .. } => process.told_errors.io,
             Exit::DiskFailed { error: DiskError::Full, .. } => process.told_errors.full,
-            Exit::DiskFailed { error: DiskError::NotFound, .. }
-            | Exit::Stopped
-            | Exit::Damaged { .. }
-            | Exit::Refused(_) => false,
+            Exit::DiskFailed { error: DiskError::NotFound, .. } | Exit::Damaged { .. } | Exit::Refused(_) => is_hurt,
+            Exit::Stopped => false,
         }
     }
 
@@ -147,9 +186,57 @@ impl<C: Core> World<C> {
         Ok(())
     }
 
-    /// The process of a node ended because of its disk; it starts again after `down`.
-    pub(crate) fn disk_failed(&mut self, index: usize, down: Span) {
-        trace!(self, "node {index}: starts again in {down}");
-        self.nodes[index].queue.disk_mut().forget_false_pages();
+    /// The process of a node ended because of its disk; returns after which time it starts again.
+    pub(crate) fn disk_failed(&mut self, index: usize, exit: &Exit) -> Span {
+        let node = &mut self.nodes[index];
+        node.queue.disk_mut().forget_false_pages();
+        node.loud = Some(exit.to_string());
+        match exit {
+            Exit::DiskFailed { .. } | Exit::Stopped => RESTART,
+            // A supervisor gives up more and more; what is damaged stays so until someone else repairs it.
+            Exit::Damaged { .. } | Exit::Refused(_) => RESTART_DAMAGED,
+        }
     }
+
+    /// What there is to judge when the chaos is over, besides what clients saw.
+    pub(crate) fn stopped(&self) -> Stopped<'_> {
+        let partitions =
+            self.nodes.iter().filter_map(|node| node.process.as_ref()).map(|process| process.core.partitions());
+        let mut groups = BTreeMap::new();
+        for (topic, index, group) in partitions.flatten() {
+            if let Some(partition) = workload::partition(&self.plan, &topic, index) {
+                groups.insert(partition, group);
+            }
+        }
+        Stopped {
+            forfeited: self.copies.forfeited().clone(),
+            groups,
+            stuck: self.clients_are_stuck_at(),
+            loud: self.nodes.iter().filter_map(|node| Some((node.index, node.loud.as_deref()?))).collect(),
+        }
+    }
+
+    /// Nodes whose disks were never damaged.
+    pub(crate) fn unhurt(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.nodes.len()).filter(|node| !self.copies.is_hurt(*node))
+    }
+
+    pub(crate) fn is_over_budget(&self) -> bool {
+        self.copies.is_over_budget()
+    }
+}
+
+/// A place in the files of a disk where something is written.
+fn pick_place(disk: &Disk, place: Place, dice: &mut Dice) -> Option<(FileName, u64)> {
+    let files: Vec<(FileName, u64)> = disk.durable_files(place).into_iter().filter(|(_, size)| *size > 0).collect();
+    if files.is_empty() {
+        return None;
+    }
+    (0..PICKS_MAX).find_map(|_| {
+        let (file, size) = *dice.pick(&files);
+        let at = dice.below(size);
+        // Most of a WAL file is zeros that nobody wrote over yet: damage there changes nothing.
+        let sector = disk.platter(file, at / UNREADABLE_BYTES * UNREADABLE_BYTES, UNREADABLE_BYTES as usize)?;
+        sector.iter().any(|byte| *byte != 0).then_some((file, at))
+    })
 }

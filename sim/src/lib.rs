@@ -7,6 +7,7 @@ pub mod client;
 mod client_site;
 pub mod clock;
 pub mod cluster;
+mod copies;
 pub mod core;
 pub mod dice;
 pub mod digest;

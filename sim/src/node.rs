@@ -63,6 +63,8 @@ pub(crate) struct Node<C> {
     pub(crate) aim: Option<Aim>,
     /// Copies of the disk that some entries of the plan took.
     pub(crate) copies: BTreeMap<usize, Disk>,
+    /// What its process said when it ended because of its disk, until one serves again.
+    pub(crate) loud: Option<String>,
     /// Asked to stop: how long it then stays down.
     pub(crate) stopping: Option<Span>,
     dice: Dice,
@@ -115,6 +117,7 @@ impl<C> Node<C> {
             paused_until: Instant::default(),
             aim: None,
             copies: BTreeMap::new(),
+            loud: None,
             stopping: None,
             dice: Dice::new(plan.seed, "turns", index, 0),
             crashes: Dice::new(plan.seed, "crashes", index, 0),

@@ -12,6 +12,7 @@ use crate::{
     check::inside::Inside,
     client::{self, Client, ClientEffects, ClientInput},
     client_site::ClientSite,
+    copies::Copies,
     core::{Core, Depth},
     digest::Digest,
     disk::{
@@ -19,7 +20,7 @@ use crate::{
         queue::{Boundary, Completion, Slot},
     },
     failure::Failure,
-    history::History,
+    history::{History, Partition},
     network::{Arrival, Network, Port, Site, Socket, Wake},
     node::{Aim, Node, Owner},
     panic,
@@ -92,6 +93,7 @@ pub struct World<C> {
     pub(crate) bites: Bites,
     pub(crate) digest: Digest,
     pub(crate) inside: Inside,
+    pub(crate) copies: Copies,
     pub(crate) trace: Trace,
     logger: Logger,
     effects: Effects,
@@ -133,6 +135,7 @@ impl<C: Core> World<C> {
         }
         Self {
             inside: Inside::new(plan.nodes.len()),
+            copies: Copies::new(plan.budget),
             plan,
             schedule,
             network,
@@ -194,6 +197,13 @@ impl<C: Core> World<C> {
             .filter(|site| !site.client.has_healed(&self.history))
             .map(|site| site.client.waits_for(&self.history))
             .collect()
+    }
+
+    /// For each client that did not heal the partitions that it waits for.
+    pub(crate) fn clients_are_stuck_at(&self) -> Vec<Vec<Partition>> {
+        let history = &self.history;
+        let waiting = self.clients.iter().filter(|site| !site.client.has_healed(history));
+        waiting.map(|site| site.client.stuck(history)).collect()
     }
 
     /// A deep look into every node that runs.
@@ -437,7 +447,10 @@ impl<C: Core> World<C> {
         for notice in effects.notices.drain(..) {
             let name = match notice {
                 Notice::Recovered => "recovered",
-                Notice::Serving => "serving",
+                Notice::Serving => {
+                    self.nodes[index].loud = None;
+                    "serving"
+                }
             };
             self.trace.line(now, format_args!("node {index}: {name}"));
         }
@@ -465,8 +478,8 @@ impl<C: Core> World<C> {
             exit if self.may_end(index, exit) => {
                 self.network.kill_process(Site(index), &mut self.schedule, &mut self.bites);
                 self.nodes[index].end(CrashKind::Process, &mut self.bites);
-                self.disk_failed(index, RESTART);
-                self.schedule.after(RESTART, Event::Boot { node: index });
+                let down = self.disk_failed(index, exit);
+                self.schedule.after(down, Event::Boot { node: index });
                 Ok(())
             }
             // Every other end is the core's own.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bytes::{BufMut, Bytes, BytesMut};
 use kauri_core::{
     config::NodeConfig,
-    ids::{ConnectionId, FileSequence, LinkId, NodeId, OperationId},
+    ids::{ConnectionId, FileSequence, GroupId, LinkId, NodeId, OperationId},
     io::{
         ClientSend, Directory, DiskAction, DiskOperation, DiskOutput, Effects, Exit, FileName, Input, Notice, PeerDial,
         PeerSend,
@@ -213,6 +213,10 @@ impl<const SYNCS: bool> Core for Toy<SYNCS> {
     fn view(&self, _depth: Depth, view: &mut NodeView) {
         view.groups.clear();
     }
+
+    fn partitions(&self) -> Vec<(String, i32, GroupId)> {
+        Vec::new()
+    }
 }
 
 /// Sends growing numbers to one node, one after the other. An answer below what the node once answered is a loss.
@@ -274,6 +278,10 @@ impl Client for Counter {
 
     fn has_healed(&self, _history: &History) -> bool {
         true
+    }
+
+    fn stuck(&self, _history: &History) -> Vec<Partition> {
+        Vec::new()
     }
 
     fn waits_for(&self, _history: &History) -> String {

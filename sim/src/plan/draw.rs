@@ -4,8 +4,8 @@
 //! draws from a stream of its own, so that a change to one kind leaves the plans of all others as they were.
 
 use super::{
-    ClientKind, Configuration, ConsumerPlan, CrashKind, DiskFault, Fault, Moment, NetworkPlan, NodePlan, Plan,
-    ProbePlan, ProducerPlan, TimedFault, TopicPlan, TurnCost, Workload,
+    ClientKind, Configuration, ConsumerPlan, CrashKind, DiskBudget, DiskFault, Fault, Moment, NetworkPlan, NodePlan,
+    Plan, ProbePlan, ProducerPlan, Swarm, TimedFault, TopicPlan, TurnCost, Workload,
 };
 use crate::{
     dice::{Chance, Dice},
@@ -15,15 +15,15 @@ use crate::{
 };
 
 /// The chaos lasts this long; together with the least time to heal a run has its 120 simulated seconds.
-const CHAOS: Span = Span::seconds(100);
+pub(super) const CHAOS: Span = Span::seconds(100);
 /// Elections, retries that back off and reading everything again fit well into this.
 const HEAL: Span = Span::seconds(60);
 /// A cluster first forms, most of the time, in peace.
-const QUIET_START: Span = Span::seconds(5);
+pub(super) const QUIET_START: Span = Span::seconds(5);
 /// Groups of a run at least, the metadata group included.
 const GROUPS_MIN: u64 = 12;
 /// A fault is over this long before the chaos is.
-const LAST_END: Span = Span::milliseconds(500);
+pub(super) const LAST_END: Span = Span::milliseconds(500);
 
 /// What a seed's faults may touch.
 struct Sites {
@@ -34,6 +34,11 @@ struct Sites {
 impl Plan {
     /// The plan of a seed.
     pub fn draw(seed: u64) -> Self {
+        Self::draw_with(seed, &Swarm::default())
+    }
+
+    /// The plan of a seed with these kinds of damage to disks.
+    pub fn draw_with(seed: u64, swarm: &Swarm) -> Self {
         let mut shape = Dice::new(seed, "plan shape", 0, 0);
         let nodes = match shape.below(100) {
             0..=2 => 1,
@@ -49,6 +54,7 @@ impl Plan {
             configuration: draw_configuration(seed),
             network: draw_network(seed),
             workload: draw_workload(seed, nodes),
+            budget: DiskBudget::default(),
             chaos: CHAOS,
             heal: HEAL,
             faults: Vec::new(),
@@ -57,6 +63,7 @@ impl Plan {
         plan.network.delays = draw_slow_paths(seed, &sites);
         if !is_peaceful {
             plan.faults = draw_faults(seed, &sites);
+            plan.add_media_faults(swarm);
         }
         plan
     }

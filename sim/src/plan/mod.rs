@@ -6,6 +6,7 @@
 mod disk_fault;
 mod draw;
 mod fields;
+mod media;
 mod text;
 
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
 
 pub use disk_fault::{DiskFault, Place};
 pub use fields::LineError;
+pub use media::{DiskBudget, MediaKind, Swarm, UnknownKind};
 pub use text::PlanError;
 
 /// Everything that decides a run.
@@ -27,6 +29,7 @@ pub struct Plan {
     pub configuration: Configuration,
     pub network: NetworkPlan,
     pub workload: Workload,
+    pub budget: DiskBudget,
     /// Faults begin within this time.
     pub chaos: Span,
     /// Progress must be made within this time after the chaos.

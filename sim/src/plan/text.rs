@@ -3,8 +3,8 @@
 use std::{fmt, str::FromStr};
 
 use super::{
-    ClientKind, Configuration, ConsumerPlan, CrashKind, DiskFault, Fault, Moment, NetworkPlan, NodePlan, Plan,
-    ProbePlan, ProducerPlan, TimedFault, TopicPlan, TurnCost, Workload, disk_fault,
+    ClientKind, Configuration, ConsumerPlan, CrashKind, DiskBudget, DiskFault, Fault, Moment, NetworkPlan, NodePlan,
+    Plan, ProbePlan, ProducerPlan, TimedFault, TopicPlan, TurnCost, Workload, disk_fault,
     fields::{Fields, LineError},
 };
 use crate::{
@@ -60,6 +60,8 @@ impl fmt::Display for Plan {
         for ProbePlan { pause } in &self.workload.probes {
             writeln!(f, "probe pause={pause}")?;
         }
+        let DiskBudget { disks, over } = self.budget;
+        writeln!(f, "budget disks={disks} over={over}")?;
         for TimedFault { at, fault } in &self.faults {
             writeln!(f, "at {at} {fault}")?;
         }
@@ -241,6 +243,7 @@ struct Parts {
     producers: Vec<ProducerPlan>,
     consumers: Vec<ConsumerPlan>,
     probes: Vec<ProbePlan>,
+    budget: Option<DiskBudget>,
     faults: Vec<TimedFault>,
 }
 
@@ -317,6 +320,7 @@ impl Parts {
                 client: f.take_with("client", ClientKind::parse)?,
                 fetch_bytes_max: f.take("fetch_bytes_max")?,
             }),
+            "budget" => self.budget = Some(DiskBudget { disks: f.take("disks")?, over: f.take("over")? }),
             "probe" => self.probes.push(ProbePlan { pause: f.take("pause")? }),
             other => return Err(LineError::Kind(other.to_owned())),
         }
@@ -376,6 +380,7 @@ impl FromStr for Plan {
                 consumers: parts.consumers,
                 probes: parts.probes,
             },
+            budget: parts.budget.unwrap_or_default(),
             chaos: parts.chaos.ok_or(PlanError::Missing("chaos"))?,
             heal: parts.heal.ok_or(PlanError::Missing("heal"))?,
             faults: parts.faults,
