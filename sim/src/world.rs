@@ -406,6 +406,10 @@ impl<C: Core> World<C> {
                 self.watch_votes(index);
             }
             self.start_operations(index);
+            if self.nodes[index].process.is_none() {
+                // It crashed right then, and said nothing any more.
+                return Ok(());
+            }
         }
         for dial in effects.peer_dials.drain(..) {
             let host = dial.address.rsplit_once(':').map_or(dial.address.as_str(), |(host, _)| host);
@@ -494,9 +498,20 @@ impl<C: Core> World<C> {
         let start = node.starts;
         let schedule = &mut self.schedule;
         let now = schedule.now();
+        let mut begun = Vec::new();
+        let is_aimed = node.aim.is_some_and(|aim| aim.moment == Moment::AnyBegun);
         node.queue.start(now, &mut self.bites, |done, slot| {
             schedule.at(done, Event::Disk { node: index, start, slot });
+            if is_aimed {
+                begun.push(slot);
+            }
         });
+        begun.retain(|slot| self.nodes[index].queue.is_change(*slot));
+        for _ in begun {
+            if self.is_aimed_at(index, Boundary::Begun) {
+                break;
+            }
+        }
     }
 
     fn disk_done(&mut self, index: usize, slot: Slot) {
@@ -530,13 +545,21 @@ impl<C: Core> World<C> {
         let hit = match (aim.moment, boundary) {
             (Moment::WalWritten, Boundary::WalWritten)
             | (Moment::WalSynced, Boundary::WalSynced)
-            | (Moment::OtherDone, Boundary::OtherDone) => true,
+            | (Moment::OtherDone, Boundary::OtherDone)
+            | (Moment::AnyBegun, Boundary::Begun)
+            | (Moment::AnyDone, Boundary::WalWritten | Boundary::WalSynced | Boundary::OtherDone) => true,
             (Moment::VoteWritten, Boundary::WalWritten) | (Moment::VoteSynced, Boundary::WalSynced) => {
                 aim.vote_in_flight
             }
             (
-                Moment::WalWritten | Moment::WalSynced | Moment::OtherDone | Moment::VoteWritten | Moment::VoteSynced,
-                Boundary::WalWritten | Boundary::WalSynced | Boundary::OtherDone,
+                Moment::WalWritten
+                | Moment::WalSynced
+                | Moment::OtherDone
+                | Moment::VoteWritten
+                | Moment::VoteSynced
+                | Moment::AnyDone
+                | Moment::AnyBegun,
+                Boundary::WalWritten | Boundary::WalSynced | Boundary::OtherDone | Boundary::Begun,
             ) => false,
         };
         if !hit {

@@ -44,6 +44,8 @@ pub enum Boundary {
     WalSynced,
     /// Any other operation that changes the disk was done.
     OtherDone,
+    /// An operation that changes the disk is under way.
+    Begun,
 }
 
 /// A disk and its operations in flight.
@@ -170,21 +172,15 @@ impl Queue {
         } else {
             self.busy -= 1;
         }
-        let boundary = match &operation.action {
-            DiskAction::Read { .. } | DiskAction::List { .. } => None,
-            DiskAction::Write { .. } if wal => Some(Boundary::WalWritten),
-            DiskAction::Sync { .. } if wal => Some(Boundary::WalSynced),
-            DiskAction::Create { .. }
-            | DiskAction::Write { .. }
-            | DiskAction::Sync { .. }
-            | DiskAction::SyncDirectory { .. }
-            | DiskAction::Truncate { .. }
-            | DiskAction::Rename { .. }
-            | DiskAction::Remove { .. } => Some(Boundary::OtherDone),
-        };
+        let boundary = boundary(&operation.action, wal);
         let result = self.troubles.perform(now, &mut self.disk, operation.action, through, bites);
         let must_end = boundary.is_some() && matches!(result, Err(DiskError::Io { .. }));
         Completion { operation: operation.id, result, boundary, must_end }
+    }
+
+    /// Whether an operation that was started changes the disk.
+    pub fn is_change(&self, slot: Slot) -> bool {
+        self.in_flight.get(&slot).is_some_and(|started| boundary(&started.operation.action, started.wal).is_some())
     }
 
     /// The process is gone: what was in flight is carried out in part, what waited never.
@@ -236,5 +232,21 @@ impl Queue {
     pub fn set_room(&mut self, room: Option<u64>) {
         let used = self.disk.room_used();
         self.troubles.set_capacity(room.map(|room| used + room));
+    }
+}
+
+/// The moment at which the operation is done; None if it cannot change the disk.
+fn boundary(action: &DiskAction, wal: bool) -> Option<Boundary> {
+    match action {
+        DiskAction::Read { .. } | DiskAction::List { .. } => None,
+        DiskAction::Write { .. } if wal => Some(Boundary::WalWritten),
+        DiskAction::Sync { .. } if wal => Some(Boundary::WalSynced),
+        DiskAction::Create { .. }
+        | DiskAction::Write { .. }
+        | DiskAction::Sync { .. }
+        | DiskAction::SyncDirectory { .. }
+        | DiskAction::Truncate { .. }
+        | DiskAction::Rename { .. }
+        | DiskAction::Remove { .. } => Some(Boundary::OtherDone),
     }
 }

@@ -152,6 +152,10 @@ pub enum Moment {
     VoteSynced,
     /// Any other operation that changes the disk is done.
     OtherDone,
+    /// Whichever operation that changes the disk is done.
+    AnyDone,
+    /// Whichever operation that changes the disk is under way: some of it may be done.
+    AnyBegun,
 }
 
 /// One fault with its end.

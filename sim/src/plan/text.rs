@@ -155,7 +155,15 @@ impl ClientKind {
 }
 
 impl Moment {
-    const ALL: [Self; 5] = [Self::WalWritten, Self::WalSynced, Self::VoteWritten, Self::VoteSynced, Self::OtherDone];
+    const ALL: [Self; 7] = [
+        Self::WalWritten,
+        Self::WalSynced,
+        Self::VoteWritten,
+        Self::VoteSynced,
+        Self::OtherDone,
+        Self::AnyDone,
+        Self::AnyBegun,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -164,6 +172,8 @@ impl Moment {
             Self::VoteWritten => "vote-written",
             Self::VoteSynced => "vote-synced",
             Self::OtherDone => "other-done",
+            Self::AnyDone => "any-done",
+            Self::AnyBegun => "any-begun",
         }
     }
 
