@@ -10,6 +10,8 @@
 //! Invariant: what is intact is read off the platters whenever it is asked for, never remembered, so that repair counts
 //! as soon as it is durable. Does not damage anything.
 
+#[cfg(test)]
+mod tests;
 mod wal;
 
 use std::{

@@ -144,6 +144,11 @@ impl Entry {
         payload.len() == length && crc32c::crc32c_append(crc, &payload) == self.crc
     }
 
+    #[cfg(test)]
+    pub(super) fn file(&self) -> FileSequence {
+        self.file
+    }
+
     pub(super) fn payload(&self) -> &Range<u64> {
         &self.payload
     }

@@ -127,12 +127,15 @@ impl Plan {
         for kind in &swarm.media {
             faults.extend(self.draw_media_faults(*kind));
         }
-        if faults.is_empty() {
-            return;
-        }
+        // A full disk damages nothing.
+        let is_damage = |fault: &TimedFault| !matches!(fault.fault, Fault::Disk { fault: DiskFault::Full { .. }, .. });
+        let needs_copies = faults.iter().any(is_damage);
         self.faults.extend(faults);
         // Stable: faults of other kinds at the same moment keep their order.
         self.faults.sort_by_key(|fault| fault.at);
+        if !needs_copies {
+            return;
+        }
         let nodes = u32::try_from(self.nodes.len()).expect("few nodes");
         for topic in &mut self.workload.topics {
             topic.replicas = topic.replicas.max(nodes.min(3));
