@@ -278,6 +278,7 @@ fn draw_fault(kind: Kind, dice: &mut Dice, sites: &Sites, left: Span) -> Option<
                 Moment::VoteWritten,
                 Moment::VoteSynced,
                 Moment::OtherDone,
+                Moment::AnyBegun,
             ];
             let moment = *dice.pick(&moments);
             let is_vote = matches!(moment, Moment::VoteWritten | Moment::VoteSynced);
