@@ -6,13 +6,19 @@
 
 use std::collections::BTreeMap;
 
-use kauri_core::io::{DiskError, Exit, FileName};
+use kauri_core::{
+    ids::{GroupId, LogIndex},
+    io::{DiskError, Exit, FileName},
+};
 
 use crate::{
     bites::Bite,
-    check::may_stop::Stopped,
+    check::{
+        inside::committed_is_durable::{self, Found},
+        may_stop::Stopped,
+    },
     copies::Platters,
-    core::Core,
+    core::{Core, Depth},
     dice::Dice,
     disk::{Disk, Trap, damage::UNREADABLE_BYTES},
     failure::Failure,
@@ -24,6 +30,8 @@ use crate::{
 
 /// Places that are tried before a fault finds nothing to hit.
 const PICKS_MAX: usize = 32;
+/// Of each group the newest entries, when what is committed is compared with what is durable.
+const AUDITED_ENTRIES: u64 = 16;
 /// A process that ended because of its disk is started again after this, as a supervisor would.
 const RESTART: Span = Span::seconds(1);
 const RESTART_DAMAGED: Span = Span::seconds(5);
@@ -214,6 +222,39 @@ impl<C: Core> World<C> {
             stuck: self.clients_are_stuck_at(),
             loud: self.nodes.iter().filter_map(|node| Some((node.index, node.loud.as_deref()?))).collect(),
         }
+    }
+
+    /// Looks at what is committed and at what lies on the platters.
+    pub(crate) fn audit(&mut self) -> Result<(), Failure> {
+        if self.copies.is_anyone_hurt() {
+            return Ok(());
+        }
+        let mut committed: BTreeMap<GroupId, LogIndex> = BTreeMap::new();
+        let mut voters: BTreeMap<GroupId, usize> = BTreeMap::new();
+        voters.insert(GroupId::METADATA, self.plan.nodes.iter().filter(|node| node.voter).count());
+        for node in &mut self.nodes {
+            let Some(process) = &node.process else { continue };
+            process.core.view(Depth::Shallow, &mut node.view);
+            for group in &node.view.groups {
+                let newest = committed.entry(group.group).or_default();
+                *newest = (*newest).max(group.commit);
+            }
+            for (topic, _, group) in process.core.partitions() {
+                if let Some(topic) = self.plan.workload.topics.iter().find(|known| known.name == topic) {
+                    voters.insert(group, topic.replicas as usize);
+                }
+            }
+        }
+        let platters = Platters::read(self.nodes.iter().map(|node| node.queue.disk()).collect());
+        let found = committed.into_iter().flat_map(|(group, newest)| {
+            let voters = voters.get(&group).copied();
+            let oldest = newest.0.saturating_sub(AUDITED_ENTRIES).max(1);
+            let platters = &platters;
+            (oldest..=newest.0).map(LogIndex).filter_map(move |index| {
+                Some(Found { group, index, copies: platters.copies(group, index), voters: voters? })
+            })
+        });
+        committed_is_durable::check(found).map_err(|failure| failure.at(self.schedule.now()))
     }
 
     /// Nodes whose disks were never damaged.

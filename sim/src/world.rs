@@ -38,6 +38,8 @@ const RESTART: Span = Span::seconds(1);
 const CLIENT_POLL: Span = Span::microseconds(10);
 /// Shallow looks into a node are at least this far apart, deep ones at least that far.
 const SHALLOW_LOOK: Span = Span::milliseconds(20);
+/// Disks are compared with what is committed this often.
+const AUDIT: Span = Span::seconds(10);
 const DEEP_LOOK: Span = Span::seconds(2);
 
 /// What the heap holds.
@@ -75,6 +77,8 @@ pub(crate) enum Event {
     },
     /// The chaos is over.
     Heal,
+    /// What is committed is compared with what is durable.
+    Audit,
 }
 
 impl From<Wake> for Event {
@@ -125,6 +129,7 @@ impl<C: Core> World<C> {
             schedule.after(Span::ZERO, Event::Client { client });
         }
         schedule.at(Instant::default() + plan.chaos, Event::Heal);
+        schedule.after(AUDIT, Event::Audit);
         let network =
             Network::new(plan.seed, plan.sites(), plan.network.sockets.clone(), |from, to| plan.quality(from.0, to.0));
         let nodes = (0..plan.nodes.len()).map(|index| Node::new(&plan, index)).collect();
@@ -241,6 +246,10 @@ impl<C: Core> World<C> {
             Event::FaultEnds { entry } => self.fault_ends(entry),
             Event::Unclog { entry, way } => self.unclog(entry, way),
             Event::Heal => self.heal(),
+            Event::Audit => {
+                self.audit()?;
+                self.schedule.after(AUDIT, Event::Audit);
+            }
         }
         Ok(())
     }

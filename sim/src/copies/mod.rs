@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use kauri_core::{
-    ids::GroupId,
+    ids::{GroupId, LogIndex},
     io::{Directory, FileName, SegmentFile},
 };
 
@@ -165,6 +165,20 @@ impl<'a> Platters<'a> {
         }
     }
 
+    /// How many nodes hold the entry that most of them hold at this index.
+    pub(crate) fn copies(&self, group: GroupId, index: LogIndex) -> usize {
+        let mut behind = 0;
+        let mut held: BTreeMap<_, usize> = BTreeMap::new();
+        for (disk, log) in self.disks.iter().zip(&self.logs) {
+            if log.begins_behind(group, index) {
+                behind += 1;
+            } else if let Some(entry) = log.intact(disk, group, index).next() {
+                *held.entry(entry).or_default() += 1;
+            }
+        }
+        behind + held.into_values().max().unwrap_or_default()
+    }
+
     /// Nodes with a replica of a group, as far as their platters tell.
     fn holders(&self, group: GroupId) -> impl Iterator<Item = usize> + '_ {
         (0..self.disks.len()).filter(move |node| {
@@ -288,6 +302,10 @@ impl Copies {
     /// Whether a process of this node may find its disk damaged.
     pub(crate) fn is_hurt(&self, node: usize) -> bool {
         self.hurt.contains(&node)
+    }
+
+    pub(crate) fn is_anyone_hurt(&self) -> bool {
+        !self.hurt.is_empty()
     }
 
     pub(crate) fn is_over_budget(&self) -> bool {

@@ -126,6 +126,12 @@ impl Log {
             .any(|copy| copy.term == entry.term && copy.crc == entry.crc && copy.is_intact(disk))
     }
 
+    /// Term and checksum of each intact copy of an entry here.
+    pub(super) fn intact(&self, disk: &Disk, group: GroupId, index: LogIndex) -> impl Iterator<Item = (Term, u32)> {
+        let copies = self.groups.get(&group).and_then(|entries| entries.get(&index));
+        copies.into_iter().flatten().filter(|copy| copy.is_intact(disk)).map(|copy| (copy.term, copy.crc))
+    }
+
     /// Whether the log of the group begins behind an index: what was before it is in its state.
     pub(super) fn begins_behind(&self, group: GroupId, index: LogIndex) -> bool {
         let first = self.groups.get(&group).and_then(|entries| entries.keys().next());
