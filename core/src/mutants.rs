@@ -10,17 +10,20 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub enum Mutant {
     /// The WAL calls a write durable when it is done and its sync is not.
     AcknowledgeBeforeSync,
+    /// A failed sync of the WAL is taken for one that succeeded.
+    SyncErrorIgnored,
 }
 
 /// The place in [`Mutant::ALL`] counted from 1; zero is none.
 static PLANTED: AtomicU8 = AtomicU8::new(0);
 
 impl Mutant {
-    pub const ALL: &'static [Self] = &[Self::AcknowledgeBeforeSync];
+    pub const ALL: &'static [Self] = &[Self::AcknowledgeBeforeSync, Self::SyncErrorIgnored];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::AcknowledgeBeforeSync => "acknowledge-before-sync",
+            Self::SyncErrorIgnored => "sync-error-ignored",
         }
     }
 

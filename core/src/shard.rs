@@ -14,6 +14,7 @@ use crate::{
     config::NodeConfig,
     ids::{ConnectionId, LinkId, OperationId},
     io::{DiskError, DiskOutput, Effects, Exit, Input},
+    metadata::MetadataImage,
     session::{Reply, RequestId, Sessions},
     startup::Startup,
     time::{Monotonic, Now, earliest},
@@ -189,6 +190,14 @@ impl Shard {
     pub fn inspect(&self, depth: Depth) -> Option<Inspection> {
         match &self.phase {
             Phase::Running(broker) => Some(broker.inspect(depth, self.requests.len())),
+            Phase::Starting(_) | Phase::Over(_) => None,
+        }
+    }
+
+    /// The metadata that this node serves, for checks and tools; `None` unless it runs.
+    pub fn image(&self) -> Option<&MetadataImage> {
+        match &self.phase {
+            Phase::Running(broker) => Some(broker.image()),
             Phase::Starting(_) | Phase::Over(_) => None,
         }
     }

@@ -69,12 +69,44 @@ kinds! {
     Reordered = "reordered",
     /// A write survived a power loss in part.
     TornWrite = "torn_write",
+    /// A sector that was being written when the power went holds neither the old nor the new.
+    SectorGarbage = "sector_garbage",
+    /// A file had grown when the power went, and what it had grown by is not what was written.
+    SizeWithoutData = "size_without_data",
+    /// The bytes that made a file grow survived a power loss, and its size did not.
+    DataWithoutSize = "data_without_size",
+    /// A change of a directory survived a power loss although an earlier one in it did not.
+    NamesReordered = "names_reordered",
     /// An unsynced entry of a directory was lost with the power.
     DirectoryEntryLost = "directory_entry_lost",
     /// An operation waited for a stalled disk.
     DiskStall = "disk_stall",
     /// An operation took longer because its disk was slow.
     SlowDisk = "slow_disk",
+    /// A sync failed, and what it had to make durable was dropped.
+    SyncError = "sync_error",
+    /// A sync reported what an earlier one had dropped.
+    LateSyncError = "late_sync_error",
+    /// A broken or read-only disk refused to change.
+    BrokenDisk = "broken_disk",
+    /// A full disk refused to take more.
+    FullDisk = "full_disk",
+    /// A read met a sector that cannot be read.
+    SectorError = "sector_error",
+    /// Bits of a file flipped.
+    BitRot = "bit_rot",
+    /// A write landed elsewhere.
+    MisdirectedWrite = "misdirected_write",
+    /// A read returned what lies elsewhere.
+    MisdirectedRead = "misdirected_read",
+    /// A sync succeeded and made nothing durable.
+    PhantomWrite = "phantom_write",
+    /// A read returned what was there once.
+    StaleRead = "stale_read",
+    /// A disk was empty when its node started again.
+    Wipe = "wipe",
+    /// A disk was an older one when its node started again.
+    Rollback = "rollback",
     /// A wall clock jumped.
     ClockJump = "clock_jump",
 }

@@ -5,7 +5,10 @@
 
 use bytes::Bytes;
 
-use crate::{history::History, time::Instant};
+use crate::{
+    history::{History, Partition},
+    time::Instant,
+};
 
 /// One connection of one client, numbered by the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +50,8 @@ pub trait Client {
     fn next_deadline(&self) -> Option<Instant>;
     /// Whether everything was done that must be possible after the chaos.
     fn has_healed(&self, history: &History) -> bool;
+    /// The partitions without which it has not healed; none if it waits for something else.
+    fn stuck(&self, history: &History) -> Vec<Partition>;
     /// What the client waits for, for whoever asks why a run did not heal.
     fn waits_for(&self, history: &History) -> String;
 }

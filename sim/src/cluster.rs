@@ -1,10 +1,13 @@
 //! Clusters of the real core: [`Shard`], the same that a node ships.
 
+use std::sync::Arc;
+
 use kauri_core::{
     broker::{self, GroupInspection, Inspection},
     config::NodeConfig,
     ids::GroupId,
     io::{Effects, Input},
+    metadata::Topic,
     replication::group::Role,
     shard::Shard,
     time::{Monotonic, Now},
@@ -51,6 +54,16 @@ impl Core for Shard {
         };
         view.buffered_bytes = entry_bytes + tail_bytes + wal_queued_bytes;
         view.groups.extend(groups.into_iter().map(group_view));
+    }
+
+    fn partitions(&self) -> Vec<(String, i32, GroupId)> {
+        let Some(image) = self.image() else { return Vec::new() };
+        let of_topic = |topic: &Arc<Topic>| {
+            let name = topic.name.to_string();
+            let groups: Vec<GroupId> = topic.partitions.iter().map(|partition| partition.group).collect();
+            (0..).zip(groups).map(move |(index, group)| (name.clone(), index, group))
+        };
+        image.topics().flat_map(of_topic).collect()
     }
 }
 

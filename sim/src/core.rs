@@ -19,6 +19,8 @@ pub trait Core: Sized {
     /// What the checks see, into a value that is used again and again. A shallow look is taken after many turns, so it
     /// must cost less than a turn; a deep one may hash whole states.
     fn view(&self, depth: Depth, view: &mut NodeView);
+    /// Topic, index and group of each partition that the node knows.
+    fn partitions(&self) -> Vec<(String, i32, GroupId)>;
 }
 
 /// How closely a check looks.

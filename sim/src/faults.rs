@@ -61,6 +61,7 @@ impl<C: Core> World<C> {
                 self.nodes[node].queue.stall(self.schedule.now() + lasting);
                 None
             }
+            Fault::Disk { node, fault } => self.disk_fault_begins(entry, node, fault),
             Fault::Cut { ways, lasting } => {
                 for (from, to) in ways {
                     self.network.cut(Site(from), Site(to));
@@ -103,6 +104,7 @@ impl<C: Core> World<C> {
         match fault {
             Fault::SlowNode { node, .. } => self.nodes[node].slow_factor = 1,
             Fault::SlowDisk { node, .. } => self.nodes[node].queue.slow_down(1),
+            Fault::Disk { node, fault } => self.disk_fault_ends(entry, node, &fault),
             Fault::Cut { ways, .. } => {
                 for (from, to) in ways {
                     self.network.mend(Site(from), Site(to), &mut self.schedule, &mut self.bites);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use kauri_core::{
     config::{Endpoint, NodeConfig, PeerConfig},
-    ids::{ConnectionId, LinkId, NodeId},
+    ids::{ConnectionId, LinkId, NodeId, OperationId},
     io::Input,
 };
 
@@ -16,7 +16,7 @@ use crate::{
     clock::Clock,
     core::NodeView,
     dice::Dice,
-    disk::{PowerMode, queue::Queue},
+    disk::{Disk, PowerMode, queue::Queue},
     network::Socket,
     plan::{Configuration, CrashKind, Moment, NodePlan, Plan, TurnCost},
     time::{Instant, Span},
@@ -61,6 +61,10 @@ pub(crate) struct Node<C> {
     pub(crate) slow_factor: u64,
     pub(crate) paused_until: Instant,
     pub(crate) aim: Option<Aim>,
+    /// Copies of the disk that some entries of the plan took.
+    pub(crate) copies: BTreeMap<usize, Disk>,
+    /// What its process said when it ended because of its disk, until one serves again.
+    pub(crate) loud: Option<String>,
     /// Asked to stop: how long it then stays down.
     pub(crate) stopping: Option<Span>,
     dice: Dice,
@@ -81,8 +85,18 @@ pub(crate) struct Process<C> {
     pub(crate) owners: BTreeMap<Socket, Owner>,
     pub(crate) links: BTreeMap<LinkId, Socket>,
     pub(crate) connections: BTreeMap<ConnectionId, Socket>,
+    pub(crate) told_errors: ToldErrors,
+    /// The operation whose failure ends it.
+    pub(crate) fatal: Option<OperationId>,
     next_accepted_link: u64,
     next_connection: u64,
+}
+
+/// Errors of its disk that a process was told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ToldErrors {
+    pub(crate) io: bool,
+    pub(crate) full: bool,
 }
 
 impl<C> Node<C> {
@@ -100,6 +114,8 @@ impl<C> Node<C> {
             slow_factor: 1,
             paused_until: Instant::default(),
             aim: None,
+            copies: BTreeMap::new(),
+            loud: None,
             stopping: None,
             dice: Dice::new(plan.seed, "turns", index, 0),
             crashes: Dice::new(plan.seed, "crashes", index, 0),
@@ -128,6 +144,8 @@ impl<C> Node<C> {
             owners: BTreeMap::new(),
             links: BTreeMap::new(),
             connections: BTreeMap::new(),
+            told_errors: ToldErrors::default(),
+            fatal: None,
             next_accepted_link: FIRST_ACCEPTED_LINK,
             next_connection: 1,
         });

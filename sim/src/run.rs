@@ -84,8 +84,13 @@ fn judge<C: Core>(plan: &Plan, world: &mut World<C>, healed: &mut bool) -> Resul
     }
     // What is wrong with the records explains more than that nothing moves any more.
     world.look_into_all()?;
-    check::equal_segment_bytes::check((0..plan.nodes.len()).map(|node| (node, world.disk(node))))?;
+    check::equal_segment_bytes::check(world.unhurt().map(|node| (node, world.disk(node))))?;
     check::history(world.history(), *healed)?;
+    if world.is_over_budget() {
+        // How much such a run does, the damage decides.
+        return check::may_stop::over_budget(&world.stopped());
+    }
+    check::may_stop::within_budget(&world.stopped())?;
     check::progress_after_heal::check(&world.clients_wait_for())?;
     check::floor::check(world.now().since(Instant::default()), world.history().acknowledged().count())
 }

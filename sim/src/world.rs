@@ -6,7 +6,7 @@
 
 use std::hash::Hash as _;
 
-use kauri_core::io::{DiskAction, DiskOperation, Effects, Exit, Input, Notice};
+use kauri_core::io::{DiskAction, DiskError, DiskOperation, Effects, Exit, Input, Notice};
 use slog::Logger;
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     check::inside::Inside,
     client::{self, Client, ClientEffects, ClientInput},
     client_site::ClientSite,
+    copies::Copies,
     core::{Core, Depth},
     digest::Digest,
     disk::{
@@ -21,7 +22,7 @@ use crate::{
         queue::{Boundary, Completion, Slot},
     },
     failure::Failure,
-    history::History,
+    history::{History, Partition},
     network::{Arrival, Network, Port, Site, Socket, Wake},
     node::{Aim, Node, Owner},
     panic,
@@ -39,6 +40,8 @@ const RESTART: Span = Span::seconds(1);
 const CLIENT_POLL: Span = Span::microseconds(10);
 /// Shallow looks into a node are at least this far apart, deep ones at least that far.
 const SHALLOW_LOOK: Span = Span::milliseconds(20);
+/// Disks are compared with what is committed this often.
+const AUDIT: Span = Span::seconds(10);
 const DEEP_LOOK: Span = Span::seconds(2);
 
 /// What the heap holds.
@@ -75,6 +78,8 @@ pub(crate) enum Event {
     },
     /// The chaos is over.
     Heal,
+    /// What is committed is compared with what is durable.
+    Audit,
 }
 
 impl From<Wake> for Event {
@@ -96,6 +101,7 @@ pub struct World<C> {
     pub(crate) bites: Bites,
     pub(crate) digest: Digest,
     pub(crate) inside: Inside,
+    pub(crate) copies: Copies,
     pub(crate) trace: Trace,
     logger: Logger,
     /// Reused by every event.
@@ -131,6 +137,7 @@ impl<C: Core> World<C> {
             schedule.set(*alarm, Instant::default());
         }
         schedule.at(Instant::default() + plan.chaos, Event::Heal);
+        schedule.after(AUDIT, Event::Audit);
         let network =
             Network::new(plan.seed, plan.sites(), plan.network.sockets.clone(), |from, to| plan.quality(from.0, to.0));
         let turn_alarms = (0..plan.nodes.len()).map(|node| schedule.alarm(Event::Turn { node })).collect();
@@ -142,6 +149,7 @@ impl<C: Core> World<C> {
         }
         Self {
             inside: Inside::new(plan.nodes.len()),
+            copies: Copies::new(plan.budget),
             plan,
             schedule,
             turn_alarms,
@@ -208,6 +216,13 @@ impl<C: Core> World<C> {
             .collect()
     }
 
+    /// For each client that did not heal the partitions that it waits for.
+    pub(crate) fn clients_are_stuck_at(&self) -> Vec<Vec<Partition>> {
+        let history = &self.history;
+        let waiting = self.clients.iter().filter(|site| !site.client.has_healed(history));
+        waiting.map(|site| site.client.stuck(history)).collect()
+    }
+
     /// A deep look into every node that runs.
     pub fn look_into_all(&mut self) -> Result<(), Failure> {
         for node in 0..self.nodes.len() {
@@ -239,6 +254,10 @@ impl<C: Core> World<C> {
             Event::FaultEnds { entry } => self.fault_ends(entry),
             Event::Unclog { entry, way } => self.unclog(entry, way),
             Event::Heal => self.heal(),
+            Event::Audit => {
+                self.audit()?;
+                self.schedule.after(AUDIT, Event::Audit);
+            }
         }
         Ok(())
     }
@@ -331,8 +350,14 @@ impl<C: Core> World<C> {
         let effects = &mut self.effects;
         let digest = &mut self.digest;
         digest.numbers([3, index as u64, taken as u64]);
+        let start = node.starts;
+        let fatal = process.fatal;
+        let mut heard_fatal = false;
         let result = panic::catch(|| {
             for input in process.inbox.drain(..taken) {
+                if fatal.is_some() {
+                    heard_fatal |= matches!(&input, Input::Disk { operation, .. } if Some(*operation) == fatal);
+                }
                 hash_input(digest, &input);
                 process.core.handle(clocks, input);
             }
@@ -348,6 +373,9 @@ impl<C: Core> World<C> {
         };
         let left = process.inbox.len();
         self.carry_out(index)?;
+        if heard_fatal {
+            self.must_have_ended(index, start)?;
+        }
         if left > 0 {
             self.schedule_turn(index, now + cost);
         }
@@ -389,6 +417,10 @@ impl<C: Core> World<C> {
                 self.watch_votes(index);
             }
             self.start_operations(index);
+            if self.nodes[index].process.is_none() {
+                // It crashed right then, and said nothing any more.
+                return Ok(());
+            }
         }
         for dial in effects.peer_dials.drain(..) {
             let host = dial.address.rsplit_once(':').map_or(dial.address.as_str(), |(host, _)| host);
@@ -436,7 +468,10 @@ impl<C: Core> World<C> {
         for notice in effects.notices.drain(..) {
             let name = match notice {
                 Notice::Recovered => "recovered",
-                Notice::Serving => "serving",
+                Notice::Serving => {
+                    self.nodes[index].loud = None;
+                    "serving"
+                }
             };
             self.trace.line(now, format_args!("node {index}: {name}"));
         }
@@ -460,7 +495,14 @@ impl<C: Core> World<C> {
                 self.end_process(index, CrashKind::Process, down);
                 Ok(())
             }
-            // No fault of these plans makes a disk fail or damages a file, so every other end is the core's own.
+            exit if self.may_end(index, exit) => {
+                self.network.kill_process(Site(index), &mut self.schedule, &mut self.bites);
+                self.nodes[index].end(CrashKind::Process, &mut self.bites);
+                let down = self.disk_failed(index, exit);
+                self.schedule.after(down, Event::Boot { node: index });
+                Ok(())
+            }
+            // Every other end is the core's own.
             Exit::Stopped | Exit::DiskFailed { .. } | Exit::Damaged { .. } | Exit::Refused(_) => {
                 Err(Failure::new("unexpected_exit", format!("node {index} ended by itself: {exit}")).at(now))
             }
@@ -472,15 +514,37 @@ impl<C: Core> World<C> {
         let start = node.starts;
         let schedule = &mut self.schedule;
         let now = schedule.now();
+        let mut begun = Vec::new();
+        let is_aimed = node.aim.is_some_and(|aim| aim.moment == Moment::AnyBegun);
         node.queue.start(now, &mut self.bites, |done, slot| {
             schedule.at(done, Event::Disk { node: index, start, slot });
+            if is_aimed {
+                begun.push(slot);
+            }
         });
+        begun.retain(|slot| self.nodes[index].queue.is_change(*slot));
+        for _ in begun {
+            if self.is_aimed_at(index, Boundary::Begun) {
+                break;
+            }
+        }
     }
 
     fn disk_done(&mut self, index: usize, slot: Slot) {
-        let Completion { operation, result, boundary } = self.nodes[index].queue.complete(slot);
+        let now = self.schedule.now();
+        let Completion { operation, result, boundary, must_end } =
+            self.nodes[index].queue.complete(now, slot, &mut self.bites);
         if boundary.is_some_and(|boundary| self.is_aimed_at(index, boundary)) {
             return;
+        }
+        if let Err(error) = &result
+            && let Some(process) = &mut self.nodes[index].process
+        {
+            process.told_errors.io |= matches!(error, DiskError::Io { .. });
+            process.told_errors.full |= matches!(error, DiskError::Full);
+            if must_end {
+                process.fatal.get_or_insert(operation);
+            }
         }
         self.input(index, Input::Disk { operation, result });
         self.start_operations(index);
@@ -497,13 +561,21 @@ impl<C: Core> World<C> {
         let hit = match (aim.moment, boundary) {
             (Moment::WalWritten, Boundary::WalWritten)
             | (Moment::WalSynced, Boundary::WalSynced)
-            | (Moment::OtherDone, Boundary::OtherDone) => true,
+            | (Moment::OtherDone, Boundary::OtherDone)
+            | (Moment::AnyBegun, Boundary::Begun)
+            | (Moment::AnyDone, Boundary::WalWritten | Boundary::WalSynced | Boundary::OtherDone) => true,
             (Moment::VoteWritten, Boundary::WalWritten) | (Moment::VoteSynced, Boundary::WalSynced) => {
                 aim.vote_in_flight
             }
             (
-                Moment::WalWritten | Moment::WalSynced | Moment::OtherDone | Moment::VoteWritten | Moment::VoteSynced,
-                Boundary::WalWritten | Boundary::WalSynced | Boundary::OtherDone,
+                Moment::WalWritten
+                | Moment::WalSynced
+                | Moment::OtherDone
+                | Moment::VoteWritten
+                | Moment::VoteSynced
+                | Moment::AnyDone
+                | Moment::AnyBegun,
+                Boundary::WalWritten | Boundary::WalSynced | Boundary::OtherDone | Boundary::Begun,
             ) => false,
         };
         if !hit {

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use kauri_core::io::{Directory, DiskAction, DiskError, DiskOutput, FileName};
 use rustix::{
     buffer::spare_capacity,
+    fs::{Advice, fadvise},
     io::{Errno, pread, pwritev, retry_on_intr},
 };
 
@@ -121,7 +122,7 @@ impl Disk {
     fn sync(&self, file: FileName) -> io::Result<()> {
         let open = self.open(file, Missing::IsAnError)?;
         let writes = self.lock().files.get(&file).map_or(0, |open| open.writes);
-        open.sync_data()?;
+        open.sync_data().inspect_err(|_| forget_pages(&open))?;
         if let Some(open) = self.lock().files.get_mut(&file) {
             open.synced = open.synced.max(writes);
         }
@@ -259,6 +260,13 @@ impl OpenFile {
     fn is_idle(&self) -> bool {
         Arc::strong_count(&self.file) == 1 && self.writes == self.synced
     }
+}
+
+/// After a failed write-back Linux calls pages clean that never reached the disk, and goes on showing them. The process
+/// is about to end; the next one must read what is on the disk, so the kernel is told to forget them.
+fn forget_pages(file: &File) {
+    // The sync has failed already, and that is what is reported: there is nothing to be done about this one.
+    fadvise(file, 0, None, Advice::DontNeed).ok();
 }
 
 fn disk_error(error: &io::Error) -> DiskError {

@@ -16,6 +16,7 @@ pub mod floor;
 pub mod high_watermark_monotonic;
 pub mod inconsistent_offsets;
 pub mod list_offsets_linearizable;
+pub mod may_stop;
 pub mod never_refused;
 pub mod never_sent;
 pub mod offsets_dense;

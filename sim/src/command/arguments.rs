@@ -2,6 +2,8 @@
 
 use std::{ops::Range, str::FromStr};
 
+use kauri_sim::plan::{Plan, Swarm};
+
 /// What is wrong with a command line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UsageError {
@@ -52,6 +54,21 @@ impl Arguments {
 
 pub(crate) fn read<T: FromStr>(what: &'static str, value: String) -> Result<T, UsageError> {
     value.parse().map_err(|_| UsageError::Value { what, value })
+}
+
+/// Which kinds of damage to disks seeds may draw.
+pub(crate) fn swarm(arguments: &mut Arguments) -> Result<Option<String>, UsageError> {
+    let text = arguments.option("--media")?;
+    if let Some(text) = &text {
+        text.parse::<Swarm>().map_err(|error| UsageError::Refused(error.to_string()))?;
+    }
+    Ok(text)
+}
+
+/// The plan of a seed.
+pub(crate) fn draw(seed: u64, media: Option<&str>) -> Plan {
+    let swarm = media.map_or_else(Swarm::default, |text| text.parse().expect("checked when it was read"));
+    Plan::draw_with(seed, &swarm)
 }
 
 /// `A..B`, or `A` for that one alone.

@@ -16,16 +16,19 @@ use arguments::{Arguments, UsageError};
 const HELP: &str = "\
 kauri-sim: deterministic simulation of complete Kauri clusters
 
-  kauri-sim run --seeds A..B [--jobs N] [--twice] [--against PROGRAM] [--json] [--mutant NAME]
+  kauri-sim run --seeds A..B [--jobs N] [--twice] [--against PROGRAM] [--json] [--mutant NAME] [--media KINDS]
       Runs the seeds A to B-1 on all cores and judges each. --twice runs every seed twice and compares the hashes;
       without it every 64th seed runs twice in this process and once in another. --against runs every seed in another
       build of kauri-sim too, and compares the hashes. The first failures are printed with the command that replays them.
-  kauri-sim replay SEED [--trace] [--log] [--json] [--mutant NAME]
+  kauri-sim replay SEED [--trace] [--log] [--json] [--mutant NAME] [--media KINDS]
       Runs one seed. --trace prints one line per event, --log what the nodes log.
-  kauri-sim plan SEED
+  kauri-sim plan SEED [--media KINDS]
       Prints the plan of a seed: topology, configuration, workload and every fault.
   kauri-sim scenario FILE [--trace] [--log] [--json] [--mutant NAME]
       Runs a plan from a file, in the form that `plan` prints.
+
+KINDS says which damage to disks seeds may draw: all, none, default, or names with commas between them (for example
+bit-rot,wipe). With +over behind it all of them break more than the budget of the plan allows, with +within none does.
 
 Exit code: 0 if everything held, 1 if something did not, 2 if the command line was wrong.
 ";

@@ -1,16 +1,15 @@
 //! `kauri-sim plan`: the plan of a seed as text.
 
-use kauri_sim::plan::Plan;
-
 use super::{
     Failed,
-    arguments::{Arguments, read},
+    arguments::{Arguments, draw, read, swarm},
     print,
 };
 
 pub(super) fn run(mut arguments: Arguments) -> Result<(), Failed> {
+    let media = swarm(&mut arguments)?;
     let seed = read("SEED", arguments.positional("SEED")?)?;
     arguments.end()?;
-    print::line(format_args!("{}", Plan::draw(seed)));
+    print::line(format_args!("{}", draw(seed, media.as_deref())));
     Ok(())
 }

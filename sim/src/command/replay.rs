@@ -10,7 +10,7 @@ use slog::{Logger, o};
 
 use super::{
     Failed,
-    arguments::{Arguments, UsageError, read},
+    arguments::{Arguments, UsageError, draw, read, swarm},
     print,
 };
 
@@ -32,9 +32,11 @@ impl Options {
 
 pub(super) fn run(mut arguments: Arguments) -> Result<(), Failed> {
     let options = Options::take(&mut arguments)?;
+    let media = swarm(&mut arguments)?;
     let seed: u64 = read("SEED", arguments.positional("SEED")?)?;
     arguments.end()?;
-    replay(&Plan::draw(seed), &options, &format!("kauri-sim replay {seed}"))
+    let given = media.as_ref().map(|text| format!(" --media {text}")).unwrap_or_default();
+    replay(&draw(seed, media.as_deref()), &options, &format!("kauri-sim replay {seed}{given}"))
 }
 
 pub(super) fn replay(plan: &Plan, options: &Options, command: &str) -> Result<(), Failed> {

@@ -19,7 +19,6 @@ use kauri_sim::{
     cluster,
     failure::Failure,
     mutant,
-    plan::Plan,
     run::Outcome,
     summary::{self, Summary},
     trace::Trace,
@@ -45,6 +44,7 @@ struct Options {
     mutant: Option<String>,
     /// Another build of this program, in which every seed runs as well.
     against: Option<PathBuf>,
+    media: Option<String>,
 }
 
 /// One seed's outcome, and whether its runs agreed.
@@ -65,6 +65,7 @@ pub(super) fn run(mut arguments: Arguments) -> Result<(), Failed> {
         json: arguments.flag("--json"),
         mutant: arguments.option("--mutant")?,
         against: arguments.option("--against")?.map(PathBuf::from),
+        media: arguments::swarm(&mut arguments)?,
     };
     arguments.end()?;
     if let Some(name) = &options.mutant {
@@ -115,7 +116,7 @@ fn run_all(options: &Options) -> Summary {
 }
 
 fn run_seed(seed: u64, options: &Options) -> Verdict {
-    let plan = Plan::draw(seed);
+    let plan = arguments::draw(seed, options.media.as_deref());
     let run = || cluster::run(&plan, Logger::root(slog::Discard, o!()), Trace::default());
     let mut outcome = run();
     let sampled = seed.is_multiple_of(REPEATED);
@@ -153,6 +154,9 @@ fn run_in(program: &Path, outcome: &Outcome, options: &Options) -> Result<(), St
     if let Some(mutant) = &options.mutant {
         command.args(["--mutant", mutant]);
     }
+    if let Some(media) = &options.media {
+        command.args(["--media", media]);
+    }
     let output = command.output().map_err(|error| format!("{} did not run: {error}", program.display()))?;
     let printed = String::from_utf8_lossy(&output.stdout);
     let expected = format!("\"hash\":\"{:016x}\"", outcome.digest);
@@ -169,8 +173,9 @@ fn print_failure(outcome: &Outcome, failure: &Failure, options: &Options) {
         return;
     }
     let mutant = options.mutant.as_ref().map(|name| format!(" --mutant {name}")).unwrap_or_default();
+    let media = options.media.as_ref().map(|text| format!(" --media {text}")).unwrap_or_default();
     print::line(format_args!("seed {} failed: {failure}", outcome.seed));
-    print::line(format_args!("  replay with: kauri-sim replay {}{mutant}", outcome.seed));
+    print::line(format_args!("  replay with: kauri-sim replay {}{mutant}{media}", outcome.seed));
 }
 
 /// A line that is written over, on a terminal; one line now and then elsewhere.

@@ -1,20 +1,19 @@
 //! The entries of all directories: which name stands for which file, now and after a power loss.
 //!
-//! Invariant: within one directory, entries become durable in the order in which they were changed. Directories
-//! themselves are created durably by the driver, as the real one does.
+//! Invariant: a sync makes all changes of its directory durable that were done before it; what comes of the others, the
+//! mode of a power loss decides. Directories themselves are created durably by the driver, as the real one does.
 
 use std::collections::BTreeMap;
 
 use kauri_core::io::{Directory, FileName};
 
 use super::file::Sequence;
-use crate::bites::{Bite, Bites};
 
 /// A file, whatever its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Inode(pub(super) u64);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Entries {
     shown: BTreeMap<FileName, Inode>,
     durable: BTreeMap<FileName, Inode>,
@@ -26,6 +25,22 @@ enum Change {
     Link(FileName, Inode),
     Unlink(FileName),
     Rename(FileName, FileName, Inode),
+}
+
+/// Which changes of a directory come through a power loss, in the order in which they were done.
+#[derive(Clone, Debug)]
+pub(super) enum Surviving {
+    First(usize),
+    These(Vec<bool>),
+}
+
+impl Surviving {
+    pub(super) fn has(&self, place: usize) -> bool {
+        match self {
+            Self::First(kept) => place < *kept,
+            Self::These(kept) => kept[place],
+        }
+    }
 }
 
 fn apply(change: Change, names: &mut BTreeMap<FileName, Inode>) {
@@ -50,6 +65,10 @@ impl Entries {
 
     pub(super) fn all(&self) -> impl Iterator<Item = (FileName, Inode)> + '_ {
         self.shown.iter().map(|(file, inode)| (*file, *inode))
+    }
+
+    pub(super) fn durable(&self) -> impl Iterator<Item = (FileName, Inode)> + '_ {
+        self.durable.iter().map(|(file, inode)| (*file, *inode))
     }
 
     pub(super) fn link(&mut self, sequence: Sequence, file: FileName, inode: Inode) {
@@ -81,8 +100,8 @@ impl Entries {
         });
     }
 
-    /// The power is gone: `kept` is asked for each directory how many of its unsynced changes come through.
-    pub(super) fn lose_power(&mut self, mut kept: impl FnMut(&[Sequence]) -> usize, bites: &mut Bites) {
+    /// The power is gone: `surviving` is asked for each directory which of its unsynced changes come through.
+    pub(super) fn lose_power(&mut self, mut surviving: impl FnMut(&[Sequence]) -> Surviving) {
         let mut by_directory: BTreeMap<Directory, (Vec<Sequence>, Vec<Change>)> = BTreeMap::new();
         for (sequence, directory, change) in std::mem::take(&mut self.pending) {
             let (sequences, changes) = by_directory.entry(directory).or_default();
@@ -90,12 +109,10 @@ impl Entries {
             changes.push(change);
         }
         for (sequences, changes) in by_directory.into_values() {
-            let kept = kept(&sequences);
+            let surviving = surviving(&sequences);
             for (place, change) in changes.into_iter().enumerate() {
-                if place < kept {
+                if surviving.has(place) {
                     apply(change, &mut self.durable);
-                } else {
-                    bites.add(Bite::DirectoryEntryLost);
                 }
             }
         }

@@ -1,27 +1,34 @@
 //! One file: what the page cache shows, what the platter holds, and the operations between the two.
 //!
-//! Invariant: the cache is the platter with all pending changes applied in order. A sync moves changes over; a power
-//! loss takes the cache away.
+//! Invariant: the cache is the platter with all pending changes applied in order, unless a sync dropped some. A sync
+//! moves changes over; a power loss takes the cache away.
+
+use std::collections::BTreeSet;
 
 use bytes::{Bytes, BytesMut};
+use kauri_core::io::{DiskAction, FileName};
 
-use super::{SECTOR_BYTES, pages::Pages};
-use crate::dice::Dice;
+use super::pages::Pages;
 
 /// The place of an operation in the order of its disk.
 pub(super) type Sequence = u64;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct File {
-    cache: Pages,
-    durable: Pages,
-    pending: Vec<Pending>,
+    pub(super) cache: Pages,
+    pub(super) durable: Pages,
+    pub(super) pending: Vec<Pending>,
+    /// The cache shows what is neither on the platter nor on its way there: a sync dropped it.
+    pub(super) is_false: bool,
+    /// Sectors that cannot be read, see [`super::damage`].
+    pub(super) unreadable: BTreeSet<u64>,
 }
 
+/// A change that is not synced.
 #[derive(Clone, Debug)]
-struct Pending {
-    sequence: Sequence,
-    change: Change,
+pub(super) struct Pending {
+    pub(super) sequence: Sequence,
+    pub(super) change: Change,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +62,13 @@ impl Change {
         }
     }
 
+    pub(super) fn into_write(self, file: FileName) -> Option<DiskAction> {
+        match self {
+            Self::Write { offset, slices, .. } => Some(DiskAction::Write { file, offset, slices }),
+            Self::Zero { .. } | Self::Resize { .. } => None,
+        }
+    }
+
     pub(super) fn length(&self) -> u64 {
         match self {
             Self::Write { length, .. } | Self::Zero { length, .. } => *length,
@@ -62,14 +76,14 @@ impl Change {
         }
     }
 
-    fn offset(&self) -> u64 {
+    pub(super) fn offset(&self) -> u64 {
         match self {
             Self::Write { offset, .. } | Self::Zero { offset, .. } => *offset,
             Self::Resize { .. } => 0,
         }
     }
 
-    fn apply(&self, pages: &mut Pages) {
+    pub(super) fn apply(&self, pages: &mut Pages) {
         match self {
             Self::Write { offset, slices, .. } => {
                 let mut position = *offset;
@@ -84,7 +98,7 @@ impl Change {
     }
 
     /// Applies the part of the change that lies in `start..end` of its own bytes.
-    fn apply_range(&self, pages: &mut Pages, start: u64, end: u64) {
+    pub(super) fn apply_range(&self, pages: &mut Pages, start: u64, end: u64) {
         match self {
             Self::Write { offset, slices, .. } => {
                 let mut at = 0;
@@ -103,15 +117,6 @@ impl Change {
     }
 }
 
-/// How a change comes through a power loss.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    Lost,
-    Survives,
-    /// An arbitrary subset of its sectors survives.
-    Torn,
-}
-
 impl File {
     pub(super) fn size(&self) -> u64 {
         self.cache.size()
@@ -127,17 +132,14 @@ impl File {
 
     pub(super) fn change(&mut self, sequence: Sequence, change: Change) {
         change.apply(&mut self.cache);
+        self.written(change.offset(), change.length());
         self.pending.push(Pending { sequence, change });
-    }
-
-    pub(super) fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
     }
 
     /// Makes every change up to `through` durable.
     pub(super) fn sync(&mut self, through: Sequence) {
         let synced = self.pending.partition_point(|pending| pending.sequence <= through);
-        if synced == self.pending.len() {
+        if synced == self.pending.len() && !self.is_false {
             // The platter becomes what the cache shows: share its pages instead of writing them twice.
             let shrunk = self.pending.iter().any(|pending| matches!(pending.change, Change::Resize { .. }));
             if shrunk {
@@ -156,36 +158,17 @@ impl File {
         self.pending.drain(..synced);
     }
 
-    /// The power is gone: `fate` is asked once for each change that was not synced, in order. Returns how many
-    /// changes were lost.
-    pub(super) fn lose_power(&mut self, dice: &mut Dice, mut fate: impl FnMut(&mut Dice, Sequence, u64) -> Fate) {
-        for Pending { sequence, change } in std::mem::take(&mut self.pending) {
-            match fate(dice, sequence, change.length()) {
-                Fate::Lost => {}
-                Fate::Survives => change.apply(&mut self.durable),
-                Fate::Torn => tear(dice, &change, &mut self.durable),
-            }
+    /// What is on the platter.
+    pub(super) fn platter(&self) -> &Pages {
+        &self.durable
+    }
+
+    /// The power is gone: `outage` decides about what was not synced.
+    pub(super) fn lose_power(&mut self, outage: impl FnOnce(&mut Pages, Vec<Pending>)) {
+        if !self.pending.is_empty() {
+            outage(&mut self.durable, std::mem::take(&mut self.pending));
         }
         self.cache = self.durable.clone();
-    }
-}
-
-/// Applies an arbitrary subset of the sectors of a change: runs of random length, each kept or lost by a coin.
-fn tear(dice: &mut Dice, change: &Change, pages: &mut Pages) {
-    let sectors = change.length().div_ceil(SECTOR_BYTES);
-    let longest_run = 1 + dice.below(sectors.clamp(1, 32));
-    // The first sector may start in the middle, as the file's sectors do not move with the write.
-    let misalignment = change.offset() % SECTOR_BYTES;
-    let mut sector = 0;
-    while sector <= sectors {
-        let run = dice.range(1, longest_run);
-        if dice.coin() {
-            let start = (sector * SECTOR_BYTES).saturating_sub(misalignment);
-            let end = ((sector + run) * SECTOR_BYTES - misalignment).min(change.length());
-            if start < end {
-                change.apply_range(pages, start, end);
-            }
-        }
-        sector += run;
+        self.is_false = false;
     }
 }

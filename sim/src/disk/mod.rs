@@ -2,63 +2,45 @@
 //!
 //! Each file has a durable content and a list of operations that were not synced; each directory likewise. Killing the
 //! process keeps the page cache. A power loss keeps the durable content and, by the disk's [`PowerMode`], some of the
-//! rest. Invariant: what a completed sync covered survives everything this module does. Sectors of 512 bytes are
-//! atomic, nothing larger is. Does not own latencies or failures to come: [`queue`] does.
+//! rest. Invariant: what a completed sync covered survives every crash, except what [`power`] says of sectors that were
+//! written again. Sectors of 512 or 4096 bytes are atomic, nothing larger is. Does not own latencies or failures to
+//! come: [`queue`] does.
 
+pub(crate) mod damage;
 mod directory;
 mod file;
 mod pages;
+mod power;
+#[cfg(test)]
+mod power_tests;
 pub mod queue;
 #[cfg(test)]
 mod tests;
+mod trouble;
+#[cfg(test)]
+mod trouble_tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use kauri_core::io::{Directory, DiskAction, DiskError, DiskOutput, FileName};
 
 use self::{
     directory::{Entries, Inode},
-    file::{Change, Fate, File, Sequence},
+    file::{Change, File, Sequence},
+    pages::Pages,
 };
+pub use self::{power::PowerMode, trouble::Trap};
 use crate::{
     bites::{Bite, Bites},
     dice::Dice,
 };
 
-/// The unit of atomicity.
-pub const SECTOR_BYTES: u64 = 512;
-
-/// What survives a power loss beyond what was synced.
-///
-/// Further modes (sector garbage, size without data, data without size, metadata reordered) and media faults join here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PowerMode {
-    /// A: nothing.
-    None,
-    /// B: a prefix of all operations in the order in which they were done, as with an ordered journal.
-    Prefix,
-    /// C: any subset of the writes.
-    Subset,
-    /// D: any subset of the writes, each torn to any subset of its sectors.
-    Torn,
-}
-
-impl PowerMode {
-    pub const ALL: [Self; 4] = [Self::None, Self::Prefix, Self::Subset, Self::Torn];
-
-    pub fn letter(self) -> char {
-        match self {
-            Self::None => 'A',
-            Self::Prefix => 'B',
-            Self::Subset => 'C',
-            Self::Torn => 'D',
-        }
-    }
-}
+/// Removed files whose blocks may show up in others.
+const REMAINS_MAX: usize = 4;
 
 /// The files of one node.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Disk {
     files: BTreeMap<Inode, File>,
     entries: Entries,
@@ -66,6 +48,8 @@ pub struct Disk {
     sequence: Sequence,
     /// For its memory, once nobody else holds it.
     last_read: Option<Bytes>,
+    /// What removed files held: their blocks are used again without being cleared.
+    remains: VecDeque<Pages>,
 }
 
 impl Disk {
@@ -99,6 +83,10 @@ impl Disk {
             }
             DiskAction::Read { file, offset, length } => {
                 let inode = self.entries.find(file).ok_or(DiskError::NotFound)?;
+                let file = self.file(inode);
+                if file.has_unreadable(offset, length) {
+                    return Err(trouble::DEVICE_ERROR);
+                }
                 // Recovery reads piece after piece and lets go of each before the next: they share one buffer.
                 let buffer = self.last_read.take().and_then(|bytes| bytes.try_into_mut().ok()).unwrap_or_default();
                 let bytes = self.file(inode).read_into(buffer, offset, length);
@@ -133,10 +121,7 @@ impl Disk {
             (1, DiskAction::Write { file, offset, slices }) => {
                 let change = Change::write(offset, slices);
                 let kept = dice.range(0, change.length());
-                match change.prefix(kept) {
-                    Change::Write { offset, slices, .. } => Some(DiskAction::Write { file, offset, slices }),
-                    Change::Zero { .. } | Change::Resize { .. } => unreachable!("a prefix of a write is a write"),
-                }
+                change.prefix(kept).into_write(file)
             }
             (1, DiskAction::Create { file, size }) => Some(DiskAction::Create { file, size: dice.range(0, size) }),
             (_, action) => Some(action),
@@ -146,49 +131,6 @@ impl Disk {
             Some(action) => drop(self.perform(action, through)),
             None => bites.add(Bite::OperationCut),
         }
-    }
-
-    /// The power is gone, and the page cache with it.
-    pub(crate) fn lose_power(&mut self, dice: &mut Dice, mode: PowerMode, bites: &mut Bites) {
-        // For mode B one point in the order of all operations; for C and D a chance for each operation of its own.
-        let oldest = self.sequence.saturating_sub(64);
-        let cut = if dice.coin() { dice.range(oldest, self.sequence) } else { dice.range(0, self.sequence) };
-        let survive_percent = *dice.pick(&[10u64, 50, 90]);
-        let mut lost_before = false;
-        for file in self.files.values_mut() {
-            if !file.has_pending() {
-                file.lose_power(dice, |_, _, _| Fate::Lost);
-                continue;
-            }
-            file.lose_power(dice, |dice, sequence, length| {
-                let fate = match mode {
-                    PowerMode::None => Fate::Lost,
-                    PowerMode::Prefix if sequence <= cut => Fate::Survives,
-                    PowerMode::Prefix => Fate::Lost,
-                    PowerMode::Subset | PowerMode::Torn if dice.below(100) >= survive_percent => Fate::Lost,
-                    PowerMode::Torn if length > SECTOR_BYTES => Fate::Torn,
-                    PowerMode::Subset | PowerMode::Torn => Fate::Survives,
-                };
-                match fate {
-                    Fate::Lost => {
-                        lost_before = true;
-                        bites.add(Bite::UnsyncedLost);
-                    }
-                    Fate::Torn => bites.add(Bite::TornWrite),
-                    Fate::Survives if lost_before => bites.add(Bite::Reordered),
-                    Fate::Survives => {}
-                }
-                fate
-            });
-        }
-        let kept = |sequences: &[Sequence]| match mode {
-            PowerMode::None => 0,
-            PowerMode::Prefix => sequences.partition_point(|sequence| *sequence <= cut),
-            // The operations of one directory keep their order: losing that is a mode of its own.
-            PowerMode::Subset | PowerMode::Torn => dice.index(sequences.len() + 1),
-        };
-        self.entries.lose_power(kept, bites);
-        self.forget_unlinked();
     }
 
     /// The files of a directory with their sizes, sorted by name.
@@ -235,7 +177,13 @@ impl Disk {
     }
 
     fn forget_unlinked(&mut self) {
-        let entries = &self.entries;
-        self.files.retain(|inode, _| entries.refers_to(*inode));
+        let Self { entries, files, remains, .. } = self;
+        files.retain(|inode, file| {
+            let is_known = entries.refers_to(*inode);
+            if !is_known {
+                power::keep_remains(remains, file);
+            }
+            is_known
+        });
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-/// Bytes of a page: the unit of sharing, not of atomicity (that is the sector, see [`super::SECTOR_BYTES`]).
+/// Bytes of a page: the unit of sharing, not of atomicity (that is the disk's sector).
 pub(super) const PAGE_BYTES: usize = 4096;
 
 type Page = [u8; PAGE_BYTES];

@@ -10,7 +10,7 @@ use kauri_core::{
     io::{DiskAction, DiskError, DiskOperation, DiskOutput},
 };
 
-use super::{Disk, PowerMode, file::Sequence};
+use super::{Disk, PowerMode, Trap, file::Sequence, trouble::Troubles};
 use crate::{
     bites::{Bite, Bites},
     dice::Dice,
@@ -27,6 +27,8 @@ pub struct DiskSpeed {
     pub bytes_per_microsecond: u64,
     /// Operations besides those on the WAL that are carried out at once.
     pub depth: usize,
+    /// The unit of atomicity: 512 or 4096.
+    pub sector_bytes: u64,
 }
 
 /// Names an operation that was started, for [`Queue::complete`].
@@ -42,6 +44,8 @@ pub enum Boundary {
     WalSynced,
     /// Any other operation that changes the disk was done.
     OtherDone,
+    /// An operation that changes the disk is under way.
+    Begun,
 }
 
 /// A disk and its operations in flight.
@@ -58,6 +62,7 @@ pub struct Queue {
     next_slot: u32,
     slow_factor: u64,
     stalled_until: Instant,
+    troubles: Troubles,
 }
 
 #[derive(Debug)]
@@ -74,6 +79,8 @@ pub struct Completion {
     pub result: Result<DiskOutput, DiskError>,
     /// None if the operation cannot change the disk.
     pub boundary: Option<Boundary>,
+    /// After this the process must end: what is on the disk is unknown.
+    pub must_end: bool,
 }
 
 impl Queue {
@@ -91,6 +98,7 @@ impl Queue {
             next_slot: 0,
             slow_factor: 1,
             stalled_until: Instant::default(),
+            troubles: Troubles::default(),
         }
     }
 
@@ -157,26 +165,22 @@ impl Queue {
     }
 
     /// An operation is done.
-    pub fn complete(&mut self, slot: Slot) -> Completion {
+    pub fn complete(&mut self, now: Instant, slot: Slot, bites: &mut Bites) -> Completion {
         let InFlight { operation, through, wal } = self.in_flight.remove(&slot).expect("started and not yet completed");
         if wal {
             self.wal_busy = false;
         } else {
             self.busy -= 1;
         }
-        let boundary = match &operation.action {
-            DiskAction::Read { .. } | DiskAction::List { .. } => None,
-            DiskAction::Write { .. } if wal => Some(Boundary::WalWritten),
-            DiskAction::Sync { .. } if wal => Some(Boundary::WalSynced),
-            DiskAction::Create { .. }
-            | DiskAction::Write { .. }
-            | DiskAction::Sync { .. }
-            | DiskAction::SyncDirectory { .. }
-            | DiskAction::Truncate { .. }
-            | DiskAction::Rename { .. }
-            | DiskAction::Remove { .. } => Some(Boundary::OtherDone),
-        };
-        Completion { operation: operation.id, result: self.disk.perform(operation.action, through), boundary }
+        let boundary = boundary(&operation.action, wal);
+        let result = self.troubles.perform(now, &mut self.disk, operation.action, through, bites);
+        let must_end = boundary.is_some() && matches!(result, Err(DiskError::Io { .. }));
+        Completion { operation: operation.id, result, boundary, must_end }
+    }
+
+    /// Whether an operation that was started changes the disk.
+    pub fn is_change(&self, slot: Slot) -> bool {
+        self.in_flight.get(&slot).is_some_and(|started| boundary(&started.operation.action, started.wal).is_some())
     }
 
     /// The process is gone: what was in flight is carried out in part, what waited never.
@@ -185,14 +189,18 @@ impl Queue {
         self.waiting.clear();
         self.wal_busy = false;
         self.busy = 0;
+        self.troubles.process_ended();
         for InFlight { operation, through, .. } in std::mem::take(&mut self.in_flight).into_values() {
+            if self.troubles.is_broken() {
+                continue;
+            }
             self.disk.perform_cut(dice, operation.action, through, bites);
         }
     }
 
     /// The power is gone, after the process.
     pub fn lose_power(&mut self, dice: &mut Dice, mode: PowerMode, bites: &mut Bites) {
-        self.disk.lose_power(dice, mode, bites);
+        self.disk.lose_power(dice, mode, self.speed.sector_bytes, bites);
         self.stalled_until = Instant::default();
     }
 
@@ -204,5 +212,41 @@ impl Queue {
     /// No operation that starts before `until` is done before.
     pub fn stall(&mut self, until: Instant) {
         self.stalled_until = until;
+    }
+
+    pub(crate) fn disk_mut(&mut self) -> &mut Disk {
+        &mut self.disk
+    }
+
+    /// Something goes wrong at the next operation that it can hit, until then.
+    pub fn arm(&mut self, trap: Trap, until: Instant, dice: Dice) {
+        self.troubles.arm(trap, until, dice);
+    }
+
+    /// Nothing can be written from now on (with EROFS if `Some(true)`, else EIO), or everything again (`None`).
+    pub fn set_broken(&mut self, read_only: Option<bool>) {
+        self.troubles.set_broken(read_only);
+    }
+
+    /// All files together can grow by so many bytes from now on, or without bound.
+    pub fn set_room(&mut self, room: Option<u64>) {
+        let used = self.disk.room_used();
+        self.troubles.set_capacity(room.map(|room| used + room));
+    }
+}
+
+/// The moment at which the operation is done; None if it cannot change the disk.
+fn boundary(action: &DiskAction, wal: bool) -> Option<Boundary> {
+    match action {
+        DiskAction::Read { .. } | DiskAction::List { .. } => None,
+        DiskAction::Write { .. } if wal => Some(Boundary::WalWritten),
+        DiskAction::Sync { .. } if wal => Some(Boundary::WalSynced),
+        DiskAction::Create { .. }
+        | DiskAction::Write { .. }
+        | DiskAction::Sync { .. }
+        | DiskAction::SyncDirectory { .. }
+        | DiskAction::Truncate { .. }
+        | DiskAction::Rename { .. }
+        | DiskAction::Remove { .. } => Some(Boundary::OtherDone),
     }
 }

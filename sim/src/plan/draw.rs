@@ -4,8 +4,8 @@
 //! draws from a stream of its own, so that a change to one kind leaves the plans of all others as they were.
 
 use super::{
-    ClientKind, Configuration, ConsumerPlan, CrashKind, Fault, Moment, NetworkPlan, NodePlan, Plan, ProbePlan,
-    ProducerPlan, TimedFault, TopicPlan, TurnCost, Workload,
+    ClientKind, Configuration, ConsumerPlan, CrashKind, DiskBudget, DiskFault, Fault, Moment, NetworkPlan, NodePlan,
+    Plan, ProbePlan, ProducerPlan, Swarm, TimedFault, TopicPlan, TurnCost, Workload,
 };
 use crate::{
     dice::{Chance, Dice},
@@ -15,15 +15,15 @@ use crate::{
 };
 
 /// The chaos lasts this long; together with the least time to heal a run has its 120 simulated seconds.
-const CHAOS: Span = Span::seconds(100);
+pub(super) const CHAOS: Span = Span::seconds(100);
 /// Elections, retries that back off and reading everything again fit well into this.
 const HEAL: Span = Span::seconds(60);
 /// A cluster first forms, most of the time, in peace.
-const QUIET_START: Span = Span::seconds(5);
+pub(super) const QUIET_START: Span = Span::seconds(5);
 /// Groups of a run at least, the metadata group included.
 const GROUPS_MIN: u64 = 12;
 /// A fault is over this long before the chaos is.
-const LAST_END: Span = Span::milliseconds(500);
+pub(super) const LAST_END: Span = Span::milliseconds(500);
 
 /// What a seed's faults may touch.
 struct Sites {
@@ -34,6 +34,11 @@ struct Sites {
 impl Plan {
     /// The plan of a seed.
     pub fn draw(seed: u64) -> Self {
+        Self::draw_with(seed, &Swarm::default())
+    }
+
+    /// The plan of a seed with these kinds of damage to disks.
+    pub fn draw_with(seed: u64, swarm: &Swarm) -> Self {
         let mut shape = Dice::new(seed, "plan shape", 0, 0);
         let nodes = match shape.below(100) {
             0..=2 => 1,
@@ -49,6 +54,7 @@ impl Plan {
             configuration: draw_configuration(seed),
             network: draw_network(seed),
             workload: draw_workload(seed, nodes),
+            budget: DiskBudget::default(),
             chaos: CHAOS,
             heal: HEAL,
             faults: Vec::new(),
@@ -57,6 +63,7 @@ impl Plan {
         plan.network.delays = draw_slow_paths(seed, &sites);
         if !is_peaceful {
             plan.faults = draw_faults(seed, &sites);
+            plan.add_media_faults(swarm);
         }
         plan
     }
@@ -72,6 +79,7 @@ fn draw_node(seed: u64, node: usize, voter: bool) -> NodePlan {
             sync: Span::microseconds(*dice.pick(&[200, 500, 2_000, 10_000])),
             bytes_per_microsecond: *dice.pick(&[100, 500, 2_000]),
             depth: *dice.pick(&[1, 4, 16]),
+            sector_bytes: *dice.pick(&[512, 4_096]),
         },
         power: *dice.pick(&PowerMode::ALL),
         wall_offset_milliseconds: *dice.pick(&[0, 0, 0, 40, -700, 90_000, -3_600_000, 7 * year, -40 * year]),
@@ -186,6 +194,8 @@ enum Kind {
     SlowNode,
     SlowDisk,
     DiskStall,
+    SyncError,
+    BrokenDisk,
     CutPair,
     Isolate,
     Split,
@@ -197,7 +207,7 @@ enum Kind {
     ClockJump,
 }
 
-const KINDS: [(Kind, &str); 17] = [
+const KINDS: [(Kind, &str); 19] = [
     (Kind::CrashOne, "plan crash one"),
     (Kind::CrashAll, "plan crash all"),
     (Kind::Aimed, "plan aimed"),
@@ -206,6 +216,8 @@ const KINDS: [(Kind, &str); 17] = [
     (Kind::SlowNode, "plan slow node"),
     (Kind::SlowDisk, "plan slow disk"),
     (Kind::DiskStall, "plan disk stall"),
+    (Kind::SyncError, "plan sync error"),
+    (Kind::BrokenDisk, "plan broken disk"),
     (Kind::CutPair, "plan cut pair"),
     (Kind::Isolate, "plan isolate"),
     (Kind::Split, "plan split"),
@@ -266,6 +278,7 @@ fn draw_fault(kind: Kind, dice: &mut Dice, sites: &Sites, left: Span) -> Option<
                 Moment::VoteWritten,
                 Moment::VoteSynced,
                 Moment::OtherDone,
+                Moment::AnyBegun,
             ];
             let moment = *dice.pick(&moments);
             let is_vote = matches!(moment, Moment::VoteWritten | Moment::VoteSynced);
@@ -283,7 +296,16 @@ fn draw_fault(kind: Kind, dice: &mut Dice, sites: &Sites, left: Span) -> Option<
         Kind::Pause => Fault::Pause { node, lasting: long },
         Kind::SlowNode => Fault::SlowNode { node, factor: *dice.pick(&[10, 100, 1_000]), lasting: long },
         Kind::SlowDisk => Fault::SlowDisk { node, factor: *dice.pick(&[10, 100, 1_000]), lasting: long },
-        Kind::DiskStall => Fault::DiskStall { node, lasting: long },
+        Kind::DiskStall => {
+            // Now and then as long as the longest that disks were seen to take.
+            let most = Span::seconds(if dice.below(8) == 0 { 60 } else { 10 });
+            Fault::DiskStall { node, lasting: dice.heavy_tail(Span::milliseconds(100), most).min(left) }
+        }
+        Kind::SyncError => {
+            let within = Span::seconds(5).min(left);
+            Fault::Disk { node, fault: DiskFault::SyncError { within, draw: dice.next_u64() } }
+        }
+        Kind::BrokenDisk => Fault::Disk { node, fault: DiskFault::Broken { read_only: dice.coin(), lasting: long } },
         Kind::CutPair => {
             let (a, b) = pair(dice, sites.nodes)?;
             Fault::Cut { ways: both(&[(a, b)]), lasting: long }
@@ -406,6 +428,7 @@ mod tests {
                     | Fault::Cut { lasting, .. }
                     | Fault::Clog { lasting, .. }
                     | Fault::Loss { lasting, .. } => *lasting,
+                    Fault::Disk { fault, .. } => fault.lasting(),
                     Fault::Reset { .. } | Fault::ClockJump { .. } => Span::ZERO,
                 };
                 assert!(*at + lasting <= plan.chaos, "seed {seed}: {fault} at {at}");

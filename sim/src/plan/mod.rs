@@ -3,8 +3,10 @@
 //! Invariant: a plan and its seed decide a run completely, and the text of a plan read back is the same plan. Each fault
 //! is one entry that both begins and ends it, so that an entry can be removed and the rest still makes sense.
 
+mod disk_fault;
 mod draw;
 mod fields;
+mod media;
 mod text;
 
 use crate::{
@@ -14,7 +16,9 @@ use crate::{
     time::Span,
 };
 
+pub use disk_fault::{DiskFault, Place};
 pub use fields::LineError;
+pub use media::{DiskBudget, MediaKind, Swarm, UnknownKind};
 pub use text::PlanError;
 
 /// Everything that decides a run.
@@ -25,6 +29,7 @@ pub struct Plan {
     pub configuration: Configuration,
     pub network: NetworkPlan,
     pub workload: Workload,
+    pub budget: DiskBudget,
     /// Faults begin within this time.
     pub chaos: Span,
     /// Progress must be made within this time after the chaos.
@@ -147,6 +152,10 @@ pub enum Moment {
     VoteSynced,
     /// Any other operation that changes the disk is done.
     OtherDone,
+    /// Whichever operation that changes the disk is done.
+    AnyDone,
+    /// Whichever operation that changes the disk is under way: some of it may be done.
+    AnyBegun,
 }
 
 /// One fault with its end.
@@ -191,6 +200,11 @@ pub enum Fault {
     DiskStall {
         node: usize,
         lasting: Span,
+    },
+    /// Something else is wrong with a disk.
+    Disk {
+        node: usize,
+        fault: DiskFault,
     },
     /// Nothing passes in these directions.
     Cut {

@@ -3,8 +3,8 @@
 use std::{fmt, str::FromStr};
 
 use super::{
-    ClientKind, Configuration, ConsumerPlan, CrashKind, Fault, Moment, NetworkPlan, NodePlan, Plan, ProbePlan,
-    ProducerPlan, TimedFault, TopicPlan, TurnCost, Workload,
+    ClientKind, Configuration, ConsumerPlan, CrashKind, DiskBudget, DiskFault, Fault, Moment, NetworkPlan, NodePlan,
+    Plan, ProbePlan, ProducerPlan, TimedFault, TopicPlan, TurnCost, Workload, disk_fault,
     fields::{Fields, LineError},
 };
 use crate::{
@@ -60,6 +60,8 @@ impl fmt::Display for Plan {
         for ProbePlan { pause } in &self.workload.probes {
             writeln!(f, "probe pause={pause}")?;
         }
+        let DiskBudget { disks, over } = self.budget;
+        writeln!(f, "budget disks={disks} over={over}")?;
         for TimedFault { at, fault } in &self.faults {
             writeln!(f, "at {at} {fault}")?;
         }
@@ -70,12 +72,12 @@ impl fmt::Display for Plan {
 impl fmt::Display for NodePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { voter, disk, power, wall_offset_milliseconds, wall_drift_ppm, monotonic_rate_ppm, turns } = self;
-        let DiskSpeed { operation, sync, bytes_per_microsecond, depth } = disk;
+        let DiskSpeed { operation, sync, bytes_per_microsecond, depth, sector_bytes } = disk;
         let TurnCost { turn, input, inputs_max } = turns;
         write!(
             f,
             "voter={voter} operation={operation} sync={sync} bytes_per_microsecond={bytes_per_microsecond} \
-             depth={depth} power={} wall={wall_offset_milliseconds} drift={wall_drift_ppm} rate={monotonic_rate_ppm} \
+             depth={depth} sector={sector_bytes} power={} wall={wall_offset_milliseconds} drift={wall_drift_ppm} rate={monotonic_rate_ppm} \
              turn={turn} input={input} inputs_max={inputs_max}",
             power.letter()
         )
@@ -116,6 +118,7 @@ impl fmt::Display for Fault {
                 write!(f, "slow-disk node={node} factor={factor} for={lasting}")
             }
             Self::DiskStall { node, lasting } => write!(f, "disk-stall node={node} for={lasting}"),
+            Self::Disk { node, fault } => write!(f, "{}", disk_fault::Of(*node, fault)),
             Self::Cut { ways, lasting } => write!(f, "cut ways={} for={lasting}", Ways(ways)),
             Self::Clog { ways, lasting } => write!(f, "clog ways={} for={lasting}", Ways(ways)),
             Self::Loss { ways, loss, lasting } => write!(f, "loss ways={} ppm={} for={lasting}", Ways(ways), loss.0),
@@ -152,7 +155,15 @@ impl ClientKind {
 }
 
 impl Moment {
-    const ALL: [Self; 5] = [Self::WalWritten, Self::WalSynced, Self::VoteWritten, Self::VoteSynced, Self::OtherDone];
+    const ALL: [Self; 7] = [
+        Self::WalWritten,
+        Self::WalSynced,
+        Self::VoteWritten,
+        Self::VoteSynced,
+        Self::OtherDone,
+        Self::AnyDone,
+        Self::AnyBegun,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -161,6 +172,8 @@ impl Moment {
             Self::VoteWritten => "vote-written",
             Self::VoteSynced => "vote-synced",
             Self::OtherDone => "other-done",
+            Self::AnyDone => "any-done",
+            Self::AnyBegun => "any-begun",
         }
     }
 
@@ -216,7 +229,10 @@ fn fault<'a>(kind: &str, words: impl Iterator<Item = &'a str>) -> Result<Fault, 
         }
         "reset" => Fault::Reset { a: f.take("a")?, b: f.take("b")? },
         "clock-jump" => Fault::ClockJump { node: f.take("node")?, milliseconds: f.take("milliseconds")? },
-        other => return Err(LineError::Kind(other.to_owned())),
+        other => match DiskFault::parse(other, &mut f)? {
+            Some(fault) => Fault::Disk { node: f.take("node")?, fault },
+            None => return Err(LineError::Kind(other.to_owned())),
+        },
     };
     f.end()?;
     Ok(fault)
@@ -237,6 +253,7 @@ struct Parts {
     producers: Vec<ProducerPlan>,
     consumers: Vec<ConsumerPlan>,
     probes: Vec<ProbePlan>,
+    budget: Option<DiskBudget>,
     faults: Vec<TimedFault>,
 }
 
@@ -313,6 +330,7 @@ impl Parts {
                 client: f.take_with("client", ClientKind::parse)?,
                 fetch_bytes_max: f.take("fetch_bytes_max")?,
             }),
+            "budget" => self.budget = Some(DiskBudget { disks: f.take("disks")?, over: f.take("over")? }),
             "probe" => self.probes.push(ProbePlan { pause: f.take("pause")? }),
             other => return Err(LineError::Kind(other.to_owned())),
         }
@@ -333,6 +351,8 @@ fn node(f: &mut Fields<'_>) -> Result<NodePlan, LineError> {
             sync: f.take("sync")?,
             bytes_per_microsecond: positive(f, "bytes_per_microsecond")?,
             depth: f.take_with("depth", |depth| depth.parse().ok().filter(|depth| *depth > 0))?,
+            sector_bytes: f
+                .take_with("sector", |bytes| bytes.parse().ok().filter(|bytes| matches!(bytes, 512 | 4_096)))?,
         },
         power: f.take_with("power", power)?,
         wall_offset_milliseconds: f.take("wall")?,
@@ -370,6 +390,7 @@ impl FromStr for Plan {
                 consumers: parts.consumers,
                 probes: parts.probes,
             },
+            budget: parts.budget.unwrap_or_default(),
             chaos: parts.chaos.ok_or(PlanError::Missing("chaos"))?,
             heal: parts.heal.ok_or(PlanError::Missing("heal"))?,
             faults: parts.faults,
@@ -412,6 +433,7 @@ impl Fault {
             | Self::SlowNode { node, .. }
             | Self::SlowDisk { node, .. }
             | Self::DiskStall { node, .. }
+            | Self::Disk { node, .. }
             | Self::ClockJump { node, .. } => (vec![*node], Vec::new()),
             Self::Cut { ways, .. } | Self::Clog { ways, .. } | Self::Loss { ways, .. } => {
                 (Vec::new(), ways.iter().flat_map(|(from, to)| [*from, *to]).collect())

@@ -9,8 +9,14 @@ mod sdk;
 
 use crate::{
     client::Client,
+    history::Partition,
     plan::{ClientKind, Plan},
 };
+
+/// The partition of a plan with this topic and index.
+pub fn partition(plan: &Plan, topic: &str, index: i32) -> Option<Partition> {
+    partitions::Partitions::of(&plan.workload).find(topic, index)
+}
 
 /// All clients of a plan, in the order of their sites.
 pub fn clients(plan: &Plan) -> Vec<Box<dyn Client>> {

@@ -169,7 +169,6 @@ impl Pending {
         }
     }
 
-impl Pending {
     fn watch(&mut self, broker: &mut Broker, exchange: Exchange) {
         let version = broker.image().version();
         if self.watched.replace(version) == Some(version) {

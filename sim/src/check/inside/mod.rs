@@ -3,6 +3,7 @@
 //! Invariant: looking is read-only, and what a check remembers is bounded by groups, not by time.
 
 pub mod bounded_memory;
+pub mod committed_is_durable;
 pub mod election_safety;
 pub mod equal_state_hash;
 pub mod positions_monotonic;

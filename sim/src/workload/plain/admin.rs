@@ -13,7 +13,7 @@ use super::{
 use crate::{
     client::{Client, ClientEffects, ClientInput},
     dice::Dice,
-    history::History,
+    history::{History, Partition},
     plan::{Plan, TopicPlan},
     time::{Instant, Span},
 };
@@ -95,6 +95,10 @@ impl Client for Admin {
 
     fn has_healed(&self, _history: &History) -> bool {
         self.missing.is_empty()
+    }
+
+    fn stuck(&self, _history: &History) -> Vec<Partition> {
+        Vec::new()
     }
 
     fn waits_for(&self, _history: &History) -> String {

@@ -163,11 +163,9 @@ impl Reader {
         }
     }
 
-    fn behind(&self, history: &History) -> Option<Partition> {
-        self.kafka
-            .partitions
-            .all()
-            .find(|partition| self.next[partition.0 as usize] < history.acknowledged_end(*partition))
+    fn behind<'a>(&'a self, history: &'a History) -> impl Iterator<Item = Partition> + 'a {
+        let end = |partition: &Partition| history.acknowledged_end(*partition);
+        self.kafka.partitions.all().filter(move |partition| self.next[partition.0 as usize] < end(partition))
     }
 }
 
@@ -208,11 +206,15 @@ impl Client for Reader {
     }
 
     fn has_healed(&self, history: &History) -> bool {
-        self.behind(history).is_none()
+        self.behind(history).next().is_none()
+    }
+
+    fn stuck(&self, history: &History) -> Vec<Partition> {
+        self.behind(history).collect()
     }
 
     fn waits_for(&self, history: &History) -> String {
-        match self.behind(history) {
+        match self.behind(history).next() {
             Some(partition) => format!(
                 "{} is at offset {} of {partition}, which is acknowledged up to {}; the last error was {:?}",
                 self.kafka.name,

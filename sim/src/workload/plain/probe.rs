@@ -111,6 +111,10 @@ impl Client for Prober {
         self.answered_since_heal
     }
 
+    fn stuck(&self, _history: &History) -> Vec<Partition> {
+        Vec::new()
+    }
+
     fn waits_for(&self, _history: &History) -> String {
         format!("{} got no answer to ListOffsets; the last error was {:?}", self.kafka.name, self.last_error)
     }

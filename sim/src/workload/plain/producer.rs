@@ -337,6 +337,11 @@ impl Client for Writer {
         self.waiting().is_none()
     }
 
+    fn stuck(&self, _history: &History) -> Vec<Partition> {
+        let waits = |queue: &Queue| !queue.healed || !queue.batches.is_empty();
+        self.queues.iter().filter(|(_, queue)| waits(queue)).map(|(partition, _)| *partition).collect()
+    }
+
     fn waits_for(&self, _history: &History) -> String {
         let leader = self.waiting().map(|partition| (partition, self.kafka.leader(partition)));
         match leader {

@@ -211,6 +211,10 @@ impl Client for Writer {
         self.healing.as_ref().is_some_and(BTreeMap::is_empty)
     }
 
+    fn stuck(&self, _history: &History) -> Vec<Partition> {
+        self.healing.iter().flat_map(BTreeMap::keys).copied().collect()
+    }
+
     fn waits_for(&self, _history: &History) -> String {
         let waiting = self.healing.as_ref().and_then(|partitions| partitions.keys().next());
         format!("{} waits for {waiting:?}; the last failure was {:?}", self.name, self.last_failure)

@@ -1,0 +1,230 @@
+//! Kinds of fault that damage what a disk holds, or lie about it, and which of them a seed may draw.
+//!
+//! They are kept apart from the other kinds because they need copies: how many nodes may lose how much is the plan's
+//! [`DiskBudget`]. Invariant: a kind that is switched on or off leaves everything else of a plan as it was, except that
+//! topics of plans with such faults have copies enough.
+
+use std::{collections::BTreeSet, str::FromStr};
+
+use super::{
+    DiskFault, Fault, Place, Plan, TimedFault,
+    draw::{CHAOS, LAST_END, QUIET_START},
+};
+use crate::{dice::Dice, time::Span};
+
+/// One kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MediaKind {
+    LateSyncError,
+    FullDisk,
+    SectorError,
+    BitRot,
+    MisdirectedWrite,
+    MisdirectedRead,
+    PhantomWrite,
+    StaleRead,
+    Wipe,
+    Rollback,
+}
+
+impl MediaKind {
+    pub const ALL: [Self; 10] = [
+        Self::LateSyncError,
+        Self::FullDisk,
+        Self::SectorError,
+        Self::BitRot,
+        Self::MisdirectedWrite,
+        Self::MisdirectedRead,
+        Self::PhantomWrite,
+        Self::StaleRead,
+        Self::Wipe,
+        Self::Rollback,
+    ];
+
+    /// Kinds that the product is to survive today. Add one here when it does.
+    pub const DRAWN: [Self; 0] = [];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LateSyncError => "late-sync-error",
+            Self::FullDisk => "full-disk",
+            Self::SectorError => "sector-error",
+            Self::BitRot => "bit-rot",
+            Self::MisdirectedWrite => "misdirected-write",
+            Self::MisdirectedRead => "misdirected-read",
+            Self::PhantomWrite => "phantom-write",
+            Self::StaleRead => "stale-read",
+            Self::Wipe => "wipe",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
+/// What disks may do in a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskBudget {
+    /// Nodes whose disk may lose or hide how far the node got, all at once and over the whole run.
+    pub disks: u32,
+    /// Damage is dealt whatever it breaks: then some partitions may stop, and none may answer wrongly.
+    pub over: bool,
+}
+
+/// Which kinds a seed may draw at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Swarm {
+    pub media: BTreeSet<MediaKind>,
+    /// One of so many seeds with such a fault is over budget; zero: none is.
+    pub one_over_budget_in: u64,
+}
+
+impl Default for Swarm {
+    fn default() -> Self {
+        Self { media: MediaKind::DRAWN.into_iter().collect(), one_over_budget_in: 4 }
+    }
+}
+
+/// A name that is no kind of fault.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no kind of fault \"{name}\"; there are: {known}")]
+pub struct UnknownKind {
+    name: String,
+    known: String,
+}
+
+impl FromStr for Swarm {
+    type Err = UnknownKind;
+
+    /// `all`, `none`, `default`, or names with commas between them; with `+over` behind it all seeds are over budget,
+    /// with `+within` none.
+    fn from_str(text: &str) -> Result<Self, UnknownKind> {
+        let (kinds, one_over_budget_in) = match (text.strip_suffix("+over"), text.strip_suffix("+within")) {
+            (Some(kinds), _) => (kinds, 1),
+            (None, Some(kinds)) => (kinds, 0),
+            (None, None) => (text, Self::default().one_over_budget_in),
+        };
+        let media = match kinds {
+            "all" => MediaKind::ALL.into_iter().collect(),
+            "none" => BTreeSet::new(),
+            "default" => Self::default().media,
+            names => names
+                .split(',')
+                .map(|name| {
+                    MediaKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+                        let known: Vec<&str> = MediaKind::ALL.iter().map(|kind| kind.name()).collect();
+                        UnknownKind { name: name.to_owned(), known: known.join(", ") }
+                    })
+                })
+                .collect::<Result<_, _>>()?,
+        };
+        Ok(Self { media, one_over_budget_in })
+    }
+}
+
+impl Plan {
+    /// Draws the faults of these kinds and what they need.
+    pub(super) fn add_media_faults(&mut self, swarm: &Swarm) {
+        let mut faults = Vec::new();
+        for kind in &swarm.media {
+            faults.extend(self.draw_media_faults(*kind));
+        }
+        // A full disk damages nothing.
+        let is_damage = |fault: &TimedFault| !matches!(fault.fault, Fault::Disk { fault: DiskFault::Full { .. }, .. });
+        let needs_copies = faults.iter().any(is_damage);
+        self.faults.extend(faults);
+        // Stable: faults of other kinds at the same moment keep their order.
+        self.faults.sort_by_key(|fault| fault.at);
+        if !needs_copies {
+            return;
+        }
+        let nodes = u32::try_from(self.nodes.len()).expect("few nodes");
+        for topic in &mut self.workload.topics {
+            topic.replicas = topic.replicas.max(nodes.min(3));
+        }
+        let voters = u32::try_from(self.nodes.iter().filter(|node| node.voter).count()).expect("few nodes");
+        let fewest = self.workload.topics.iter().map(|topic| topic.replicas).fold(voters, u32::min);
+        let mut dice = Dice::new(self.seed, "plan disk budget", 0, 0);
+        let over = swarm.one_over_budget_in > 0 && dice.below(swarm.one_over_budget_in) == 0;
+        self.budget = DiskBudget { disks: (fewest - 1) / 2, over };
+    }
+
+    fn draw_media_faults(&self, kind: MediaKind) -> Vec<TimedFault> {
+        let mut dice = Dice::new(self.seed, "plan media", 0, kind as usize);
+        let mut faults = Vec::new();
+        if dice.below(3) > 0 {
+            return faults;
+        }
+        let mean = Span::seconds(*dice.pick(&[8, 20, 40]));
+        let mut at = QUIET_START + dice.exponential(mean);
+        while at < CHAOS - Span::seconds(10) {
+            let node = dice.index(self.nodes.len());
+            let fault = draw_fault(kind, &mut dice, CHAOS - LAST_END - at);
+            faults.push(TimedFault { at, fault: Fault::Disk { node, fault } });
+            at += Span::milliseconds(1) + dice.exponential(mean);
+        }
+        faults
+    }
+}
+
+fn draw_fault(kind: MediaKind, dice: &mut Dice, left: Span) -> DiskFault {
+    let place = *dice.pick(&[Place::Any, Place::Wal, Place::Wal, Place::Log, Place::Log, Place::Checksums]);
+    let within = Span::seconds(10).min(left);
+    let down = dice.exponential(Span::milliseconds(800)).min(left);
+    let lasting = dice.heavy_tail(Span::seconds(1), Span::seconds(30)).min(left);
+    let draw = dice.next_u64();
+    match kind {
+        MediaKind::LateSyncError => DiskFault::LateSyncError { within, draw },
+        MediaKind::FullDisk => DiskFault::Full { room: *dice.pick(&[0, 5_000, 200_000, 2_000_000]), lasting },
+        MediaKind::SectorError => {
+            DiskFault::SectorError { place, sectors: u32::try_from(dice.range(1, 4)).expect("few"), draw }
+        }
+        MediaKind::BitRot => DiskFault::BitRot { place, bits: u32::try_from(dice.range(1, 6)).expect("few"), draw },
+        MediaKind::MisdirectedWrite => DiskFault::MisdirectedWrite { place, within, draw },
+        MediaKind::MisdirectedRead => DiskFault::MisdirectedRead { place, within, draw },
+        MediaKind::PhantomWrite => DiskFault::PhantomWrite { place, within, draw },
+        MediaKind::StaleRead => DiskFault::StaleRead { place, within, draw },
+        MediaKind::Wipe => DiskFault::Wipe { down },
+        MediaKind::Rollback => {
+            let age = dice.exponential(Span::seconds(5)).min(left - down);
+            DiskFault::Rollback { age, down }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn switching_a_kind_on_leaves_all_other_faults_as_they_were() {
+        let none: Swarm = "none".parse().unwrap();
+        let rot: Swarm = "bit-rot,wipe".parse().unwrap();
+        let mut drawn = 0;
+        for seed in 0..60 {
+            let without = Plan::draw_with(seed, &none);
+            let mut with = Plan::draw_with(seed, &rot);
+            let is_media = |fault: &TimedFault| {
+                matches!(fault.fault, Fault::Disk { fault: DiskFault::BitRot { .. } | DiskFault::Wipe { .. }, .. })
+            };
+            drawn += with.faults.iter().filter(|fault| is_media(fault)).count();
+            with.faults.retain(|fault| !is_media(fault));
+            assert_eq!(with.faults, without.faults, "seed {seed}");
+            assert_eq!(with.nodes, without.nodes);
+        }
+        assert!(drawn > 60, "{drawn}");
+    }
+
+    #[test]
+    fn a_plan_with_damage_has_copies_and_a_budget() {
+        let swarm: Swarm = "all+within".parse().unwrap();
+        for seed in 0..100 {
+            let plan = Plan::draw_with(seed, &swarm);
+            let nodes = plan.nodes.len() as u32;
+            assert!(plan.workload.topics.iter().all(|topic| topic.replicas >= nodes.min(3)), "seed {seed}");
+            assert!(!plan.budget.over && plan.budget.disks * 2 < nodes, "seed {seed}");
+            assert_eq!(plan.to_string().parse(), Ok(plan));
+        }
+        let over: Swarm = "all+over".parse().unwrap();
+        assert!((0..100).any(|seed| Plan::draw_with(seed, &over).budget.over));
+        assert!("rot".parse::<Swarm>().unwrap_err().to_string().contains("bit-rot"));
+    }
+}
