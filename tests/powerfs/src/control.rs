@@ -3,7 +3,9 @@
 //! A connection carries one line and its answer, which begins with `ok` or `error`:
 //!
 //! ```text
-//! cut KEEP SEED      drops what was not synced, but for what KEEP and SEED choose
+//! off KEEP SEED      drops what was not synced, but for what KEEP and SEED choose; every request fails from now on
+//! on                 ends that
+//! cut KEEP SEED      both
 //! status             what is not synced
 //! unmount            ends the file system
 //! ```
@@ -18,10 +20,15 @@ use std::{
 
 use rustix::mount::{UnmountFlags, unmount};
 
-use crate::{disk::Keep, filesystem::Shared};
+use crate::{
+    disk::Keep,
+    filesystem::{Shared, State},
+};
 
 #[derive(Debug)]
 enum Command {
+    Off { keep: Keep, seed: u64 },
+    On,
     Cut { keep: Keep, seed: u64 },
     Status,
     Unmount,
@@ -95,15 +102,21 @@ impl Server {
             Err(sentence) => return writeln!(stream, "error {sentence}").map(|()| false),
         };
         match command {
+            Command::Off { keep, seed } => {
+                writeln!(stream, "{}", self.shared.lock().cut(keep, seed))?;
+                Ok(false)
+            }
+            Command::On => {
+                self.shared.lock().disk.switch_on();
+                writeln!(stream, "ok")?;
+                Ok(false)
+            }
             Command::Cut { keep, seed } => {
                 let mut state = self.shared.lock();
-                let result = state.disk.cut(keep, seed);
-                state.forget_handles();
+                let answer = state.cut(keep, seed);
+                state.disk.switch_on();
                 drop(state);
-                match result {
-                    Ok(report) => writeln!(stream, "ok {report}")?,
-                    Err(error) => writeln!(stream, "error {error}")?,
-                }
+                writeln!(stream, "{answer}")?;
                 Ok(false)
             }
             Command::Status => {
@@ -128,6 +141,18 @@ impl Server {
     }
 }
 
+impl State {
+    /// What the disk answers to a cut; all handles are ones from before then.
+    fn cut(&mut self, keep: Keep, seed: u64) -> String {
+        let result = self.disk.cut(keep, seed);
+        self.forget_handles();
+        match result {
+            Ok(report) => format!("ok {report}"),
+            Err(error) => format!("error {error}"),
+        }
+    }
+}
+
 /// Unmounts even if files are open: whoever has them gets errors.
 pub(crate) fn detach(mountpoint: &Path) -> io::Result<()> {
     Ok(unmount(mountpoint, UnmountFlags::DETACH)?)
@@ -136,10 +161,12 @@ pub(crate) fn detach(mountpoint: &Path) -> io::Result<()> {
 fn parse(line: &str) -> Result<Command, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words[..] {
-        ["cut", keep, seed] => {
+        [command @ ("off" | "cut"), keep, seed] => {
             let seed = seed.parse().map_err(|_| format!("a seed is a number, not {seed}"))?;
-            Ok(Command::Cut { keep: keep.parse()?, seed })
+            let keep = keep.parse()?;
+            Ok(if command == "off" { Command::Off { keep, seed } } else { Command::Cut { keep, seed } })
         }
+        ["on"] => Ok(Command::On),
         ["status"] => Ok(Command::Status),
         ["unmount"] => Ok(Command::Unmount),
         _ => Err(format!("there is no command {line:?}")),

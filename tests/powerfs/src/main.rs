@@ -36,6 +36,9 @@ powerfs mount BACKING MOUNTPOINT --control SOCKET [--entries strict|journal] [--
   long lasts nevertheless. --while-input: unmounts when standard input ends
 powerfs cut --control SOCKET [--keep nothing|prefix|torn] [--seed NUMBER]
   drops what was not synced: everything; or all after some moment; or any sectors of any writes, and any names
+powerfs off --control SOCKET [--keep nothing|prefix|torn] [--seed NUMBER]
+powerfs on --control SOCKET
+  the same in two steps; every request in between fails
 powerfs status --control SOCKET
   says what is not synced
 powerfs unmount --control SOCKET";
@@ -66,10 +69,11 @@ fn main() -> ExitCode {
         ["mount", backing, mountpoint] => {
             mount(Path::new(backing), Path::new(mountpoint), socket, &arguments).map_err(|error| error.to_string())
         }
-        ["cut"] => {
+        [command @ ("cut" | "off")] => {
             let keep = arguments.keep.as_deref().unwrap_or("nothing");
-            control::send(socket, &format!("cut {keep} {}", arguments.seed)).map(|answer| println!("{answer}"))
+            control::send(socket, &format!("{command} {keep} {}", arguments.seed)).map(|answer| println!("{answer}"))
         }
+        ["on"] => control::send(socket, "on").map(|_| ()),
         ["status"] => control::send(socket, "status").map(|answer| println!("{answer}")),
         ["unmount"] => control::send(socket, "unmount").map(|_| ()),
         _ => return usage("there is no such command"),

@@ -189,6 +189,19 @@ fn what_was_open_at_the_cut_answers_errors_for_ever() {
 }
 
 #[test]
+fn without_power_nothing_works() {
+    let mount = Mount::new(&[]);
+    mount.file("file").sync_all().unwrap();
+    mount.sync_root();
+    mount.command("off torn 1");
+    for result in [fs::write(mount.path.join("new"), b"x"), fs::read_dir(&mount.path).map(drop)] {
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(5));
+    }
+    mount.command("on");
+    assert_eq!(mount.names(), ["file"]);
+}
+
+#[test]
 fn preallocated_files_and_direct_writes() {
     let mount = Mount::new(&[]);
     let path = mount.path.join("wal");
@@ -223,7 +236,7 @@ fn preallocated_files_and_direct_writes() {
 #[test]
 fn appending_truncating_and_large_writes() {
     let mount = Mount::new(&[]);
-    let large: Vec<u8> = (0..5_000_000_u32).map(|number| (number * 7 >> 3) as u8).collect();
+    let large: Vec<u8> = (0..5_000_000_u32).map(|number| ((number * 7) >> 3) as u8).collect();
     fs::write(mount.path.join("large"), &large).unwrap();
     assert_eq!(mount.read("large"), large);
     File::options().append(true).open(mount.path.join("large")).unwrap().write_all(b"end").unwrap();

@@ -54,9 +54,11 @@ impl fmt::Display for CutReport {
 }
 
 impl Disk {
-    /// Cuts the power and switches it on again: everything in memory is gone, but for what `keep` and the seed choose.
-    /// All nodes but the root are new ones.
+    /// Cuts the power: everything in memory is gone, but for what `keep` and the seed choose. All nodes but the root are
+    /// new ones, and of no use before the power is on again.
     pub(crate) fn cut(&mut self, keep: Keep, seed: u64) -> Result<CutReport, DiskError> {
+        // Whatever a disk without power is asked, it has nothing more to lose.
+        self.powered = true;
         let mut random = Random::new(seed);
         let unsynced = self.take_unsynced();
         let mut report = CutReport { unsynced: unsynced.len(), survived: 0 };
@@ -76,7 +78,12 @@ impl Disk {
             report.survived += usize::from(self.make_in_file(*node, change, Reach::Sectors(sectors))?);
         }
         self.load()?;
+        self.powered = false;
         Ok(report)
+    }
+
+    pub(crate) fn switch_on(&mut self) {
+        self.powered = true;
     }
 
     /// In their order.

@@ -87,7 +87,7 @@ pub(crate) enum DiskError {
     NotEmpty,
     #[error("the name or the move is not possible")]
     Invalid,
-    #[error("it was open when the power was cut")]
+    #[error("there is no power, or it was open when the power was cut")]
     Gone,
     #[error("the backing directory: {0}")]
     Backing(#[from] io::Error),
@@ -139,6 +139,8 @@ enum Home {
 pub(crate) struct Disk {
     backing: PathBuf,
     policy: EntryPolicy,
+    /// Without power, no request succeeds.
+    powered: bool,
     nodes: BTreeMap<NodeId, Node>,
     next_node: u64,
     next_sequence: u64,
@@ -161,6 +163,7 @@ impl Disk {
         let mut disk = Self {
             backing,
             policy,
+            powered: true,
             nodes: BTreeMap::new(),
             next_node: NodeId::ROOT.0 + 1,
             next_sequence: 0,
@@ -408,11 +411,11 @@ impl Disk {
     // --- Nodes ----------------------------------------------------------------------------------------------------
 
     fn node(&self, id: NodeId) -> Result<&Node, DiskError> {
-        self.nodes.get(&id).ok_or(DiskError::Gone)
+        self.nodes.get(&id).filter(|_| self.powered).ok_or(DiskError::Gone)
     }
 
     fn node_mut(&mut self, id: NodeId) -> Result<&mut Node, DiskError> {
-        self.nodes.get_mut(&id).ok_or(DiskError::Gone)
+        self.nodes.get_mut(&id).filter(|_| self.powered).ok_or(DiskError::Gone)
     }
 
     fn content(&self, id: NodeId) -> Result<&Content, DiskError> {

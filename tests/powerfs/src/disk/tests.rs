@@ -50,6 +50,8 @@ impl Fixture {
     /// Cuts the power; what is there then: directories end with a slash.
     fn cut(&mut self, keep: Keep, seed: u64) -> BTreeMap<String, Vec<u8>> {
         self.disk.cut(keep, seed).unwrap();
+        assert!(matches!(self.disk.attributes(ROOT), Err(DiskError::Gone)), "there is no power");
+        self.disk.switch_on();
         assert_eq!(self.disk.unsynced(), Unsynced::default());
         let found = self.tree();
         assert_eq!(found, on_disk(self.directory.path()), "the backing directory holds the same");
