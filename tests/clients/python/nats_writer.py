@@ -1,11 +1,11 @@
 """Writes numbered messages to a replicated JetStream stream, for tests that cut the power of its servers.
 
-Arguments: the addresses of all servers, with commas. Creates the stream, then reads commands from standard input, one
-per line, and answers each with one line:
-  wait COUNT SECONDS  waits until the stream has a leader, all its replicas are current, and so many more messages are
-                      acknowledged: `ok ACKNOWLEDGED`, or `stuck WHY` if that takes longer
-  verify SECONDS      writes nothing more, and looks for every acknowledged message:
-                      `ok acknowledged=N lost=N stored=N` or `stuck WHY`
+Arguments: the addresses of all servers, with commas. Creates the stream, says `ok`, then reads commands from standard
+input, one per line, and answers each with one line:
+  wait COUNT SECONDS  pauses until the stream has a leader and all its replicas are current, and goes on until so many
+                      more messages are acknowledged: `ok`, or `stuck WHY` if either takes longer
+  verify SECONDS      writes nothing more, and looks for every acknowledged message: `ok ACKNOWLEDGED LOST`, or
+                      `stuck ACKNOWLEDGED WHY` if the stream cannot be read
 
 A message that is not acknowledged is sent again under the same message id until it is.
 """
@@ -34,6 +34,7 @@ class Writer:
         self.next_number = 0
         self.acknowledged = {}  # sequence by number
         self.stopped = False
+        self.running = asyncio.Event()
         self.last_error = None
 
     async def create(self, deadline):
@@ -54,6 +55,8 @@ class Writer:
     async def write(self):
         """One of many; has one message outstanding."""
         while not self.stopped:
+            # A replica that comes back catches up more easily while nothing is written.
+            await self.running.wait()
             number = self.next_number
             self.next_number += 1
             payload = f"{number} ".encode() + b"x" * (number % 400)
@@ -70,30 +73,33 @@ class Writer:
                         return
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def healthy(self):
+    async def led(self):
         information = await self.jetstream.stream_info(STREAM)
-        cluster = information.cluster
-        if cluster is None or not cluster.leader:
+        if information.cluster is None or not information.cluster.leader:
             raise Stuck("the stream has no leader")
-        replicas = cluster.replicas or []
-        if len(replicas) != 2 or not all(replica.current and not replica.offline for replica in replicas):
-            raise Stuck("a replica is not current")
         return information
 
+    async def whole(self):
+        replicas = (await self.led()).cluster.replicas or []
+        behind = [f"{r.name} (offline {r.offline}, lag {r.lag})" for r in replicas if r.offline or not r.current]
+        if behind or len(replicas) != 2:
+            raise Stuck(f"replicas are not current: {', '.join(behind)}")
+
     async def wait(self, count, seconds):
+        self.running.clear()
+        await self.insist(time.monotonic() + seconds, self.whole)
+        self.running.set()
         deadline = time.monotonic() + seconds
-        await self.insist(deadline, self.healthy)
         wanted = len(self.acknowledged) + count
         while len(self.acknowledged) < wanted:
             if time.monotonic() > deadline:
                 missing = wanted - len(self.acknowledged)
                 raise Stuck(f"{missing} of {count} messages are not acknowledged; last error: {self.last_error!r}")
             await asyncio.sleep(0.01)
-        return str(len(self.acknowledged))
 
     async def verify(self, seconds):
         deadline = time.monotonic() + seconds
-        information = await self.insist(deadline, self.healthy)
+        information = await self.insist(deadline, self.led)
         config = ConsumerConfig(deliver_policy=DeliverPolicy.ALL, ack_policy=AckPolicy.NONE, mem_storage=True)
         reader = await self.insist(deadline, lambda: self.jetstream.pull_subscribe(STREAM, stream=STREAM, config=config))
         stored = set()
@@ -103,8 +109,7 @@ class Writer:
             stored.update(int(message.data.split(b" ", 1)[0]) for message in messages)
             pending = messages[-1].metadata.num_pending
             deadline = time.monotonic() + seconds
-        lost = [number for number in self.acknowledged if number not in stored]
-        return f"acknowledged={len(self.acknowledged)} lost={len(lost)} stored={len(stored)}"
+        return sum(number not in stored for number in self.acknowledged)
 
 
 async def main():
@@ -119,16 +124,19 @@ async def main():
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     print("ok", flush=True)
     while line := (await commands.readline()).decode().split():
+        count, seconds = int(line[-2]) if line[0] == "wait" else 0, float(line[-1])
         try:
             if line[0] == "wait":
-                answer = await writer.wait(int(line[1]), float(line[2]))
+                await writer.wait(count, seconds)
+                print("ok", flush=True)
             else:
                 writer.stopped = True
-                await asyncio.wait(writers, timeout=float(line[1]))
-                answer = await writer.verify(float(line[1]))
-            print("ok", answer, flush=True)
+                writer.running.set()
+                await asyncio.wait(writers, timeout=seconds)
+                print("ok", len(writer.acknowledged), await writer.verify(seconds), flush=True)
         except Stuck as stuck:
-            print("stuck", str(stuck).replace("\n", " "), flush=True)
+            why = str(stuck).replace("\n", " ")
+            print("stuck", *([] if line[0] == "wait" else [len(writer.acknowledged)]), why, flush=True)
 
 
 async def ignore(_error):

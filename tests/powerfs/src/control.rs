@@ -18,7 +18,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::{
+    io::Errno,
+    mount::{UnmountFlags, unmount},
+};
 
 use crate::{
     disk::Keep,
@@ -155,7 +158,11 @@ impl State {
 
 /// Unmounts even if files are open: whoever has them gets errors.
 pub(crate) fn detach(mountpoint: &Path) -> io::Result<()> {
-    Ok(unmount(mountpoint, UnmountFlags::DETACH)?)
+    match unmount(mountpoint, UnmountFlags::DETACH) {
+        // Somebody was faster.
+        Err(Errno::INVAL) => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 fn parse(line: &str) -> Result<Command, String> {

@@ -89,7 +89,10 @@ impl State {
 
     fn close(&mut self, handle: FileHandle) -> Result<(), DiskError> {
         match self.handles.remove(&handle.0) {
-            Some(handle) => self.disk.release(handle.node, 1),
+            Some(handle) => {
+                self.disk.close(handle.node)?;
+                self.disk.release(handle.node, 1)
+            }
             None => Ok(()),
         }
     }

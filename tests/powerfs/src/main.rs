@@ -21,19 +21,26 @@ use std::{
 };
 
 use fuser::{Config, MountOption, Session};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
 
 use self::{
     control::Server,
-    disk::{Disk, EntryPolicy},
+    disk::{Disk, DiskError, Likeness},
     filesystem::{PowerFs, Shared},
 };
 
 const USAGE: &str = "\
-powerfs mount BACKING MOUNTPOINT --control SOCKET [--entries strict|journal] [--sync-delay MILLISECONDS]
-              [--write-back SECONDS] [--while-input]
-  shows BACKING at MOUNTPOINT until it is unmounted. --entries strict (default): names last after a sync of their
-  directory; journal: after any sync. --sync-delay: how long a sync takes. --write-back: what was not synced for so
-  long lasts nevertheless. --while-input: unmounts when standard input ends
+powerfs mount BACKING MOUNTPOINT --control SOCKET [--like posix|ext4] [--commit SECONDS] [--write-back SECONDS]
+              [--sync-delay MILLISECONDS] [--while-input]
+  shows BACKING at MOUNTPOINT until it is unmounted, or until the process is asked to end
+  --like posix (default): names last after a sync of their directory, data after a sync of its file
+  --like ext4: names last after any sync; data also in a file that is renamed over another, or was emptied and closed
+  --commit: names last after so long anyway; --write-back: data lasts after so long anyway
+  --sync-delay: how long a sync takes
+  --while-input: unmounts when standard input ends
 powerfs cut --control SOCKET [--keep nothing|prefix|torn] [--seed NUMBER]
   drops what was not synced: everything; or all after some moment; or any sectors of any writes, and any names
 powerfs off --control SOCKET [--keep nothing|prefix|torn] [--seed NUMBER]
@@ -50,8 +57,9 @@ const THREADS: usize = 8;
 struct Arguments {
     words: Vec<String>,
     control: Option<PathBuf>,
-    journal: bool,
+    like: Option<Likeness>,
     sync_delay: Duration,
+    commit: Option<Duration>,
     write_back: Option<Duration>,
     while_input: bool,
     keep: Option<String>,
@@ -99,13 +107,14 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Arguments, String> {
         let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
         match word.as_str() {
             "--control" => arguments.control = Some(value()?.into()),
-            "--entries" => {
-                arguments.journal = match value()?.as_str() {
-                    "strict" => false,
-                    "journal" => true,
-                    other => return Err(format!("--entries is strict or journal, not {other}")),
+            "--like" => {
+                arguments.like = match value()?.as_str() {
+                    "posix" => Some(Likeness::Posix),
+                    "ext4" => Some(Likeness::Ext4),
+                    other => return Err(format!("--like is posix or ext4, not {other}")),
                 }
             }
+            "--commit" => arguments.commit = Some(Duration::from_secs(number(&value()?)?)),
             "--sync-delay" => arguments.sync_delay = Duration::from_millis(number(&value()?)?),
             "--write-back" => arguments.write_back = Some(Duration::from_secs(number(&value()?)?)),
             "--while-input" => arguments.while_input = true,
@@ -129,8 +138,9 @@ fn mount(backing: &Path, mountpoint: &Path, socket: &Path, arguments: &Arguments
     if !Path::new("/dev/fuse").exists() {
         return Err(io::Error::new(io::ErrorKind::NotFound, "this machine has no /dev/fuse"));
     }
-    let policy = if arguments.journal { EntryPolicy::Journal } else { EntryPolicy::Strict };
-    let shared = Shared::new(Disk::open(backing.clone(), policy)?);
+    let like = arguments.like.unwrap_or(Likeness::Posix);
+    let shared = Shared::new(Disk::open(backing.clone(), like)?);
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let filesystem = PowerFs::new(Arc::clone(&shared), backing, arguments.sync_delay);
     let mut config = Config::default();
     config.mount_options = vec![MountOption::FSName("powerfs".to_owned()), MountOption::NoDev, MountOption::NoSuid];
@@ -139,33 +149,51 @@ fn mount(backing: &Path, mountpoint: &Path, socket: &Path, arguments: &Arguments
     // Whoever reaches the socket may rely on the mount.
     let server = Server::bind(socket, Arc::clone(&shared), mountpoint.clone())?;
     let answering = server.answering();
-    thread::Builder::new().name("control".to_owned()).spawn(move || server.run())?;
+    start("control", move || server.run())?;
     if arguments.while_input {
-        thread::Builder::new().name("input".to_owned()).spawn(move || end_with_input(&mountpoint))?;
+        let mountpoint = mountpoint.clone();
+        start("input", move || {
+            // An input that cannot be read has ended too.
+            drop(io::copy(&mut io::stdin(), &mut io::sink()));
+            end(&mountpoint);
+        })?;
+    }
+    start("signals", move || {
+        if signals.forever().next().is_some() {
+            end(&mountpoint);
+        }
+    })?;
+    if let Some(period) = arguments.commit {
+        let shared = Arc::clone(&shared);
+        start("commit", move || repeat(period, &shared, Disk::sync_all_entries))?;
     }
     if let Some(period) = arguments.write_back {
-        thread::Builder::new().name("write-back".to_owned()).spawn(move || write_back(&shared, period))?;
+        // What was changed is written back after half of the period to all of it.
+        start("write-back", move || repeat(period / 2, &shared, Disk::write_back))?;
     }
     session.run()?;
     drop(answering.lock());
     Ok(())
 }
 
-fn end_with_input(mountpoint: &Path) {
-    // An input that cannot be read has ended too.
-    drop(io::copy(&mut io::stdin(), &mut io::sink()));
+fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
+}
+
+fn end(mountpoint: &Path) {
     if let Err(error) = control::detach(mountpoint) {
         eprintln!("powerfs: {} cannot be unmounted: {error}", mountpoint.display());
     }
     process::exit(0);
 }
 
-/// What was changed is written back after half of the period to all of it.
-fn write_back(shared: &Shared, period: Duration) {
+fn repeat(period: Duration, shared: &Shared, what: impl Fn(&mut Disk) -> Result<(), DiskError>) {
     loop {
-        thread::sleep(period / 2);
-        if let Err(error) = shared.lock().disk.write_back() {
-            eprintln!("powerfs: nothing is written back: {error}");
+        thread::sleep(period);
+        match what(&mut shared.lock().disk) {
+            // Without power there is nothing to do.
+            Ok(()) | Err(DiskError::Gone) => {}
+            Err(error) => eprintln!("powerfs: what is old does not become durable: {error}"),
         }
     }
 }

@@ -275,7 +275,7 @@ fn torn_cuts_keep_any_sectors_and_what_was_synced() {
 
 #[test]
 fn old_data_is_written_back_if_asked_for() {
-    let mount = Mount::new(&["--write-back", "1"]);
+    let mount = Mount::new(&["--write-back", "1", "--commit", "1"]);
     mount.file("file").write_all(b"data").unwrap();
     let start = Instant::now();
     while mount.command("status") != "file_changes=0 bytes=0 entry_changes=0" {
@@ -288,13 +288,23 @@ fn old_data_is_written_back_if_asked_for() {
 
 #[test]
 fn directories_are_listed_whole() {
-    let mount = Mount::new(&["--entries", "journal"]);
+    let mount = Mount::new(&["--like", "ext4"]);
     let expected: Vec<String> = (0..2000).map(|number| format!("a name of some length {number:04}")).collect();
     expected.iter().for_each(|name| drop(mount.file(name)));
     assert_eq!(mount.names(), expected);
     mount.file("a name of some length 0000").sync_all().unwrap();
     mount.cut();
-    assert_eq!(mount.names(), expected, "a journal makes all names durable with any sync");
+    assert_eq!(mount.names(), expected, "like ext4, any sync makes all names last");
+}
+
+#[test]
+fn a_process_that_is_asked_to_end_unmounts() {
+    let mut mount = Mount::new(&[]);
+    mount.file("file").write_all(b"data").unwrap();
+    let process = rustix::process::Pid::from_child(&mount.process);
+    rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+    assert!(mount.process.wait().unwrap().success());
+    assert_eq!(mount.names(), [""; 0]);
 }
 
 #[test]

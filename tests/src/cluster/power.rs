@@ -40,27 +40,28 @@ impl Keep {
     }
 }
 
-/// How disks treat what nobody synced.
+/// What lasts on a disk beyond what was synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskKind {
     /// Names last after a sync of their directory, data after one of the file, and nothing else lasts.
-    Strict,
-    /// What ext4 does beyond its duty: any sync makes all names last, and after 30 seconds everything does.
-    Kind,
+    Posix,
+    /// What ext4 does beyond its duty, with Linux's usual times: names last after any sync and after 5 seconds, data after
+    /// 30 seconds, and what replaces a file by a rename at once.
+    Ext4,
 }
 
 impl DiskKind {
-    pub fn describe(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
-            Self::Strict => "strict",
-            Self::Kind => "kind",
+            Self::Posix => "posix",
+            Self::Ext4 => "ext4",
         }
     }
 
     fn options(self) -> &'static [&'static str] {
         match self {
-            Self::Strict => &["--entries", "strict"],
-            Self::Kind => &["--entries", "journal", "--write-back", "30"],
+            Self::Posix => &["--like", "posix"],
+            Self::Ext4 => &["--like", "ext4", "--commit", "5", "--write-back", "30"],
         }
     }
 }

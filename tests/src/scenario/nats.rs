@@ -18,9 +18,9 @@ use super::{Extent, power_cut::Cut, writer::python};
 use crate::cluster::{DiskKind, PowerDisk, free_ports};
 
 const NODES: usize = 3;
-const RECORDS: usize = 500;
+const RECORDS: u64 = 500;
 /// A stream that is not well again after so long is not waited for any more.
-const PATIENCE_SECONDS: u64 = 120;
+const PATIENCE_SECONDS: u64 = 60;
 
 /// When a server syncs what it stored.
 #[derive(Clone, Copy, Debug)]
@@ -47,74 +47,141 @@ struct Client {
     answers: BufReader<ChildStdout>,
 }
 
+/// What a client finds of what it was told.
+#[derive(Debug)]
+struct Found {
+    acknowledged: u64,
+    /// Or why nothing can be read.
+    lost: Result<u64, String>,
+}
+
+/// What became of one configuration.
+#[derive(Debug, Default)]
+struct Tally {
+    cuts: usize,
+    /// Cuts after which some server ended by itself instead of serving.
+    refused: usize,
+    /// Cuts after which the stream had not all its replicas again within the patience, for whatever reason.
+    not_well: usize,
+    acknowledged: u64,
+    lost: u64,
+    /// Acknowledged in streams that nothing could be read from any more.
+    unreadable: u64,
+}
+
+/// Servers, disks and a client, as long as they are well.
+#[derive(Debug)]
+struct Trial {
+    // Dropped in this order: a directory can be removed when nothing is mounted below it.
+    client: Client,
+    servers: Vec<Server>,
+    directory: TempDir,
+}
+
 pub(super) fn run(extent: Extent) {
     let cuts = match extent {
         Extent::Quick => 6,
         Extent::Full => 50,
     };
     for (interval, disks) in [
-        (SyncInterval::Default, DiskKind::Kind),
-        (SyncInterval::Always, DiskKind::Kind),
-        (SyncInterval::Always, DiskKind::Strict),
+        (SyncInterval::Default, DiskKind::Ext4),
+        (SyncInterval::Always, DiskKind::Ext4),
+        (SyncInterval::Always, DiskKind::Posix),
     ] {
-        println!("NATS with {}, disks: {}", interval.describe(), disks.describe());
-        let directory = TempDir::with_prefix("kauri-tests-nats-").expect("a temporary directory can be made");
+        let what = format!("{}, disks like {}", interval.describe(), disks.name());
+        println!("NATS JetStream with {what}");
+        let tally = tally(interval, disks, cuts);
         println!(
-            "result: {}, disks {}: {}",
-            interval.describe(),
-            disks.describe(),
-            one(directory.path(), interval, disks, cuts)
+            "{what}: {} cuts; a server did not start again after {}; not well {PATIENCE_SECONDS} s after {}; \
+             {} acknowledged messages, {} lost, {} in streams that could not be read",
+            tally.cuts, tally.refused, tally.not_well, tally.acknowledged, tally.lost, tally.unreadable
         );
     }
 }
 
-/// Cuts as long as the stream is well again after each; what is lost in the end.
-fn one(directory: &Path, interval: SyncInterval, disks: DiskKind, cuts: usize) -> String {
-    let ports = free_ports(2 * NODES);
-    let (clients, peers) = ports.split_at(NODES);
-    let mut servers: Vec<Server> =
-        clients.iter().map(|port| Server::configure(directory, *port, clients, peers, interval, disks)).collect();
-    servers.iter_mut().for_each(Server::start);
-    let mut client = match Client::start(clients) {
-        Ok(client) => client,
-        Err(stuck) => panic!("NATS does not start: {stuck}"),
-    };
+/// A cluster serves as long as it is well again after each cut; then what it kept is counted, and another one takes its
+/// place.
+fn tally(interval: SyncInterval, disks: DiskKind, cuts: usize) -> Tally {
+    let mut tally = Tally::default();
+    let mut current = None;
     for cut in (0..cuts).map(Cut::nth) {
-        let settled = client.ask(&format!("wait {RECORDS} {PATIENCE_SECONDS}"));
-        let settled =
-            settled.and_then(|_| client.ask(&format!("wait {} {PATIENCE_SECONDS}", RECORDS * (cut.number % 4))));
-        if let Err(stuck) = settled {
-            return format!(
-                "not well {PATIENCE_SECONDS} s after cut {}: {stuck}; {}",
-                cut.number - 1,
-                client.verdict()
-            );
+        let mut trial = current.take().unwrap_or_else(|| Trial::start(interval, disks));
+        trial.client.wait(RECORDS * (1 + cut.number as u64 % 4)).expect("what is well goes on");
+        let what = trial.cut(&cut);
+        let started = Instant::now();
+        let well = trial.client.wait(RECORDS);
+        let refused = trial.servers.iter_mut().filter_map(Server::last_words).collect::<Vec<_>>();
+        let outcome = match &well {
+            Ok(()) => "well".to_owned(),
+            Err(why) => format!("not well ({why})"),
+        };
+        println!("cut {}: {what}; {outcome} after {} ms", cut.number, started.elapsed().as_millis());
+        refused.iter().for_each(|words| println!("  {words}"));
+        tally.cuts += 1;
+        tally.refused += usize::from(!refused.is_empty());
+        tally.not_well += usize::from(well.is_err());
+        if well.is_ok() {
+            current = Some(trial);
+        } else {
+            trial.count(&mut tally);
         }
+    }
+    if let Some(trial) = current {
+        trial.count(&mut tally);
+    }
+    tally
+}
+
+impl Trial {
+    fn start(interval: SyncInterval, disks: DiskKind) -> Self {
+        let directory = TempDir::with_prefix("kauri-tests-nats-").expect("a temporary directory can be made");
+        let ports = free_ports(2 * NODES);
+        let (clients, peers) = ports.split_at(NODES);
+        let mut servers: Vec<Server> = (0..NODES)
+            .map(|place| Server::configure(directory.path(), place, clients, peers, interval, disks))
+            .collect();
+        servers.iter_mut().for_each(Server::start);
+        let mut client = Client::start(clients);
+        client.wait(RECORDS).unwrap_or_else(|why| panic!("NATS does not start: {why}"));
+        Self { client, servers, directory }
+    }
+
+    /// Cuts the power and starts the servers again; says what was cut.
+    fn cut(&mut self, cut: &Cut) -> String {
         // Stopped first: nobody can say of an acknowledgement that it came from a server without power.
-        cut.victims.iter().for_each(|victim| servers[*victim].signal(Signal::STOP));
-        let victims = cut.victims.iter().map(|victim| (&servers[*victim], cut.seed(*victim)));
+        cut.victims.iter().for_each(|victim| self.servers[*victim].signal(Signal::STOP));
+        let victims = cut.victims.iter().map(|victim| (&self.servers[*victim], cut.seed(*victim)));
         let disks: Vec<(&PowerDisk, u64)> = victims.clone().map(|(server, seed)| (&server.disk, seed)).collect();
         let reports = PowerDisk::switch_off(&disks, cut.keep);
         let reports: Vec<String> =
             victims.zip(reports).map(|((server, _), report)| format!("{} ({report})", server.name)).collect();
-        cut.victims.iter().for_each(|victim| servers[*victim].kill());
-        cut.victims.iter().for_each(|victim| servers[*victim].disk.switch_on());
-        let started = Instant::now();
-        cut.victims.iter().for_each(|victim| servers[*victim].start());
-        let well = client.ask(&format!("wait {RECORDS} {PATIENCE_SECONDS}"));
-        println!(
-            "cut {}: {} lost power, keeping {}; {} after {} ms",
-            cut.number,
-            reports.join(", "),
-            cut.keep.name(),
-            if well.is_ok() { "well" } else { "not well" },
-            started.elapsed().as_millis()
-        );
-        if let Err(stuck) = well {
-            return format!("not well {PATIENCE_SECONDS} s after cut {}: {stuck}; {}", cut.number, client.verdict());
+        for victim in &cut.victims {
+            self.servers[*victim].kill();
+            self.servers[*victim].disk.switch_on();
+            self.servers[*victim].start();
         }
+        format!("{} lost power, keeping {}", reports.join(", "), cut.keep.name())
     }
-    format!("{cuts} cuts; {}", client.verdict())
+
+    fn count(mut self, tally: &mut Tally) {
+        let found = self.client.verify();
+        println!(
+            "  {} acknowledged messages, {}",
+            found.acknowledged,
+            match &found.lost {
+                Ok(lost) => format!("{lost} lost"),
+                Err(why) => format!("not readable ({why})"),
+            }
+        );
+        tally.acknowledged += found.acknowledged;
+        match found.lost {
+            Ok(lost) => tally.lost += lost,
+            Err(_) => tally.unreadable += found.acknowledged,
+        }
+        drop(self.client);
+        drop(self.servers);
+        self.directory.close().expect("what nobody uses can be removed");
+    }
 }
 
 impl SyncInterval {
@@ -129,13 +196,12 @@ impl SyncInterval {
 impl Server {
     fn configure(
         directory: &Path,
-        port: u16,
+        place: usize,
         clients: &[u16],
         peers: &[u16],
         interval: SyncInterval,
         disks: DiskKind,
     ) -> Self {
-        let place = clients.iter().position(|client| *client == port).expect("it is one of them");
         let name = format!("nats-{}", place + 1);
         let store = directory.join(&name);
         let routes: Vec<String> = peers.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
@@ -144,8 +210,9 @@ impl Server {
             SyncInterval::Always => "sync_interval: always",
         };
         let text = format!(
-            "server_name: {name}\nlisten: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {store:?}\n{sync}\n}}\n\
+            "server_name: {name}\nlisten: \"127.0.0.1:{}\"\njetstream {{ store_dir: {store:?}\n{sync}\n}}\n\
              cluster {{ name: cut, listen: \"127.0.0.1:{}\", routes: [{}] }}\n",
+            clients[place],
             peers[place],
             routes.join(", ")
         );
@@ -175,6 +242,13 @@ impl Server {
         kill_process(Pid::from_child(process), signal).expect("a child can be signalled");
     }
 
+    /// The last line of its log, if it has ended by itself.
+    fn last_words(&mut self) -> Option<String> {
+        let status = self.process.as_mut()?.try_wait().expect("a child can be waited for")?;
+        let log = fs::read_to_string(&self.log).expect("a server that was started has a log");
+        Some(format!("{} ended with {status}: {}", self.name, log.lines().next_back().unwrap_or_default()))
+    }
+
     fn kill(&mut self) {
         let mut process = self.process.take().expect("a server that is killed runs");
         process.kill().expect("a child can be killed");
@@ -193,7 +267,7 @@ impl Drop for Server {
 
 impl Client {
     /// Returns when the stream exists.
-    fn start(ports: &[u16]) -> Result<Self, String> {
+    fn start(ports: &[u16]) -> Self {
         let addresses: Vec<String> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let mut process = Command::new(python())
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python/nats_writer.py"))
@@ -205,31 +279,37 @@ impl Client {
         let commands = process.stdin.take().expect("it is piped");
         let answers = BufReader::new(process.stdout.take().expect("it is piped"));
         let mut client = Self { process, commands, answers };
-        client.answer().map(|_| client)
+        assert_eq!(client.answer(), ["ok"], "the client of NATS starts");
+        client
     }
 
-    fn ask(&mut self, command: &str) -> Result<String, String> {
-        writeln!(self.commands, "{command}").expect("the client runs");
-        self.answer()
+    /// Waits until the stream has all its replicas and so many more messages are acknowledged, or says what is wrong.
+    fn wait(&mut self, messages: u64) -> Result<(), String> {
+        writeln!(self.commands, "wait {messages} {PATIENCE_SECONDS}").expect("the client runs");
+        let answer = self.answer();
+        match answer[0].as_str() {
+            "ok" => Ok(()),
+            _ => Err(answer[1..].join(" ")),
+        }
     }
 
-    fn answer(&mut self) -> Result<String, String> {
+    fn verify(&mut self) -> Found {
+        writeln!(self.commands, "verify {PATIENCE_SECONDS}").expect("the client runs");
+        let answer = self.answer();
+        let acknowledged = answer[1].parse().expect("a number");
+        let lost = match answer[0].as_str() {
+            "ok" => Ok(answer[2].parse().expect("a number")),
+            _ => Err(answer[2..].join(" ")),
+        };
+        Found { acknowledged, lost }
+    }
+
+    fn answer(&mut self) -> Vec<String> {
         let mut line = String::new();
         self.answers.read_line(&mut line).expect("the client answers");
-        let line = line.trim_end();
-        match line.split_once(' ').unwrap_or((line, "")) {
-            ("ok", answer) => Ok(answer.to_owned()),
-            ("stuck", why) => Err(why.to_owned()),
-            _ => panic!("the client of NATS ended: {line}"),
-        }
-    }
-
-    /// What it finds of what it was told.
-    fn verdict(&mut self) -> String {
-        match self.ask(&format!("verify {PATIENCE_SECONDS}")) {
-            Ok(found) => found,
-            Err(stuck) => format!("not readable: {stuck}"),
-        }
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        assert!(matches!(words.first().map(String::as_str), Some("ok" | "stuck")), "the client of NATS ended: {line}");
+        words
     }
 }
 

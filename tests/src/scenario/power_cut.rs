@@ -54,7 +54,7 @@ pub(super) fn run(extent: Extent) {
         Extent::Quick => 6,
         Extent::Full => 50,
     };
-    let setup = Setup { configuration: CONFIGURATION.to_owned(), disks: Some(DiskKind::Strict), ..Setup::default() };
+    let setup = Setup { configuration: CONFIGURATION.to_owned(), disks: Some(DiskKind::Posix), ..Setup::default() };
     let mut cluster = Cluster::start_as(NODES, &setup);
     Client::new(&cluster.bootstrap(), PATIENCE).create_topic(TOPIC, PARTITIONS, 3);
     let mut writer = Writer::start(&cluster, TOPIC, PARTITIONS);
@@ -108,7 +108,7 @@ fn count_losses(bug: Option<&str>, cuts: usize, enough: impl Fn(&Kept) -> bool) 
     let binary = binary.expect("KAURI_MUTANTS names a kauri built with --features mutants");
     let setup = Setup {
         configuration: CONFIGURATION.to_owned(),
-        disks: Some(DiskKind::Strict),
+        disks: Some(DiskKind::Posix),
         binary: Some(binary),
         environment: bug.iter().map(|bug| ("PLANTED_BUG", (*bug).to_owned())).collect(),
     };

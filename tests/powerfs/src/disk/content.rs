@@ -41,6 +41,8 @@ pub(super) struct Content {
     /// By their first byte; they do not overlap.
     extents: BTreeMap<u64, Bytes>,
     changes: Vec<(Sequence, Change)>,
+    /// Since the last sync it was cut down to nothing.
+    emptied: bool,
     /// The backing file, once it was needed and as long as the file is used.
     pub(super) backing: Option<File>,
 }
@@ -125,6 +127,10 @@ impl Content {
         self.length
     }
 
+    pub(super) fn was_emptied(&self) -> bool {
+        self.emptied
+    }
+
     /// What was not synced, in order.
     pub(super) fn changes(&self) -> &[(Sequence, Change)] {
         &self.changes
@@ -135,6 +141,7 @@ impl Content {
             Change::Write { offset, bytes } => self.lay_over(*offset, bytes.clone()),
             Change::SetLength(length) => {
                 self.clear(*length..u64::MAX);
+                self.emptied |= *length == 0 && self.length > 0;
                 self.length = *length;
                 self.solid = self.solid.min(*length);
             }
@@ -176,6 +183,7 @@ impl Content {
         }
         self.changes.clear();
         self.extents.clear();
+        self.emptied = false;
         self.solid = self.length;
         Ok(())
     }

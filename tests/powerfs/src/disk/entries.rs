@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, ffi::OsStr, mem, time::SystemTime};
 
-use super::{Content, Disk, DiskError, Home, Kind, LIMBO, Names, Node, NodeId, NodeKind, Place};
+use super::{Content, Disk, DiskError, Home, Kind, LIMBO, Likeness, Names, Node, NodeId, NodeKind, Place};
 
 /// One change of names. `replaced` is who had the name before.
 #[derive(Clone, Debug)]
@@ -131,6 +131,10 @@ impl Disk {
             self.node_mut(replaced)?.place = None;
         }
         self.note(EntryChange::Move { node, from, to, replaced });
+        let replaces_file = replaced.is_some() && matches!(self.node(node)?.kind, Kind::File(_));
+        if replaces_file && self.like == Likeness::Ext4 {
+            self.sync_content(node)?;
+        }
         Ok(())
     }
 
@@ -175,7 +179,8 @@ impl Disk {
         self.entry_changes.push((sequence, change));
     }
 
-    pub(super) fn sync_all_entries(&mut self) -> Result<(), DiskError> {
+    /// Makes all entries of all directories durable.
+    pub(crate) fn sync_all_entries(&mut self) -> Result<(), DiskError> {
         let changes = mem::take(&mut self.entry_changes).into_iter().map(|(_, change)| change).collect();
         self.make_durable(changes)
     }

@@ -93,13 +93,14 @@ pub(crate) enum DiskError {
     Backing(#[from] io::Error),
 }
 
-/// What directories hold that is not durable yet decides who syncs whom.
+/// What lasts beyond what was synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EntryPolicy {
-    /// An entry is durable after a sync of its directory, and no sooner: what POSIX promises.
-    Strict,
-    /// Any sync makes all entries durable, as journaling file systems happen to do.
-    Journal,
+pub(crate) enum Likeness {
+    /// Nothing: an entry lasts after a sync of its directory, data after a sync of its file. What POSIX promises.
+    Posix,
+    /// What ext4 does for programs that rely on too much: any sync makes all entries last; and the data of a file lasts
+    /// that is renamed over another one, or closed after it was emptied.
+    Ext4,
 }
 
 #[derive(Debug)]
@@ -138,7 +139,7 @@ enum Home {
 #[derive(Debug)]
 pub(crate) struct Disk {
     backing: PathBuf,
-    policy: EntryPolicy,
+    like: Likeness,
     /// Without power, no request succeeds.
     powered: bool,
     nodes: BTreeMap<NodeId, Node>,
@@ -159,10 +160,10 @@ pub(crate) struct Unsynced {
 
 impl Disk {
     /// The disk that a backing directory holds.
-    pub(crate) fn open(backing: PathBuf, policy: EntryPolicy) -> io::Result<Self> {
+    pub(crate) fn open(backing: PathBuf, like: Likeness) -> io::Result<Self> {
         let mut disk = Self {
             backing,
-            policy,
+            like,
             powered: true,
             nodes: BTreeMap::new(),
             next_node: NodeId::ROOT.0 + 1,
@@ -332,14 +333,14 @@ impl Disk {
             Kind::File(_) => self.sync_content(id)?,
             Kind::Directory { .. } => self.sync_entries(id)?,
         }
-        match self.policy {
-            EntryPolicy::Strict => Ok(()),
-            EntryPolicy::Journal => self.sync_all_entries(),
+        match self.like {
+            Likeness::Posix => Ok(()),
+            Likeness::Ext4 => self.sync_all_entries(),
         }
     }
 
-    /// Makes durable what was not synced for a while, as operating systems do. To be called again and again: what was
-    /// changed before the last call is written back by this one.
+    /// Makes data durable that was not synced for a while, as operating systems do. To be called again and again: what
+    /// was changed before the last call is written back by this one.
     pub(crate) fn write_back(&mut self) -> Result<(), DiskError> {
         let is_old =
             |changes: &[(Sequence, Change)]| changes.first().is_some_and(|(sequence, _)| *sequence <= self.old);
@@ -349,14 +350,14 @@ impl Disk {
             .filter(|(_, node)| matches!(&node.kind, Kind::File(content) if is_old(content.changes())))
             .map(|(id, _)| *id)
             .collect();
-        for id in files {
-            self.sync_content(id)?;
-        }
-        if self.entry_changes.first().is_some_and(|(sequence, _)| *sequence <= self.old) {
-            self.sync_all_entries()?;
-        }
         self.old = Sequence(self.next_sequence);
-        Ok(())
+        files.into_iter().try_for_each(|id| self.sync_content(id))
+    }
+
+    /// Notes that a file was closed.
+    pub(crate) fn close(&mut self, id: NodeId) -> Result<(), DiskError> {
+        let was_emptied = matches!(&self.node(id)?.kind, Kind::File(content) if content.was_emptied());
+        if was_emptied && self.like == Likeness::Ext4 { self.sync_content(id) } else { Ok(()) }
     }
 
     fn sync_content(&mut self, id: NodeId) -> Result<(), DiskError> {

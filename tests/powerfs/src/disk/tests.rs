@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ffi::OsStr, path::Path};
 
 use bytes::Bytes;
 
-use super::{Disk, DiskError, EntryPolicy, Keep, LIMBO, NodeId, NodeKind, Unsynced};
+use super::{Disk, DiskError, Keep, LIMBO, Likeness, NodeId, NodeKind, Unsynced};
 use crate::random::Random;
 
 const ROOT: NodeId = NodeId::ROOT;
@@ -16,12 +16,12 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        Self::with(EntryPolicy::Strict)
+        Self::with(Likeness::Posix)
     }
 
-    fn with(policy: EntryPolicy) -> Self {
+    fn with(like: Likeness) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let disk = Disk::open(directory.path().to_owned(), policy).unwrap();
+        let disk = Disk::open(directory.path().to_owned(), like).unwrap();
         Self { directory, disk }
     }
 
@@ -221,13 +221,30 @@ fn lengths_last_with_the_data() {
 }
 
 #[test]
-fn a_journal_makes_names_durable_with_any_sync() {
-    let mut fixture = Fixture::with(EntryPolicy::Journal);
+fn like_ext4_any_sync_makes_all_names_last() {
+    let mut fixture = Fixture::with(Likeness::Ext4);
     let synced = fixture.file(ROOT, "synced", b"data");
     fixture.file(ROOT, "other", b"data");
     fixture.sync(&[synced]);
     fixture.file(ROOT, "later", b"data");
     assert_eq!(fixture.after_cut(), tree([("other", b""), ("synced", b"data")]));
+}
+
+#[test]
+fn like_ext4_a_file_that_replaces_another_lasts_with_its_data() {
+    let mut fixture = Fixture::with(Likeness::Ext4);
+    for name in ["renamed over", "emptied"] {
+        let file = fixture.file(ROOT, name, b"old");
+        fixture.sync(&[file]);
+    }
+    fixture.file(ROOT, "new", b"new");
+    fixture.rename((ROOT, "new"), (ROOT, "renamed over"));
+    let emptied = fixture.disk.lookup(ROOT, OsStr::new("emptied")).unwrap();
+    fixture.disk.set_length(emptied, 0).unwrap();
+    fixture.disk.append(emptied, Bytes::from_static(b"new")).unwrap();
+    fixture.disk.close(emptied).unwrap();
+    fixture.disk.sync_all_entries().unwrap();
+    assert_eq!(fixture.after_cut(), tree([("emptied", b"new"), ("renamed over", b"new")]));
 }
 
 #[test]
@@ -237,6 +254,7 @@ fn what_is_old_is_written_back() {
     fixture.disk.write_back().unwrap();
     fixture.file(ROOT, "young", b"data");
     fixture.disk.write_back().unwrap();
+    fixture.disk.sync_all_entries().unwrap();
     assert_eq!(fixture.after_cut(), tree([("old", b"data"), ("young", b"")]));
 }
 
