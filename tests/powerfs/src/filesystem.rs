@@ -46,6 +46,8 @@ pub(crate) struct State {
 struct Handle {
     node: NodeId,
     append: bool,
+    /// Whether every write is also a sync (O_SYNC, O_DSYNC).
+    synchronous: bool,
     /// What a directory held when it was opened, with its kinds.
     listing: Vec<(OsString, NodeId, NodeKind)>,
 }
@@ -79,7 +81,10 @@ impl State {
         self.disk.retain(node);
         let handle = self.next_handle;
         self.next_handle += 1;
-        self.handles.insert(handle, Handle { node, append: flags.contains(OFlags::APPEND), listing });
+        let append = flags.contains(OFlags::APPEND);
+        // O_SYNC contains O_DSYNC.
+        let synchronous = flags.contains(OFlags::DSYNC);
+        self.handles.insert(handle, Handle { node, append, synchronous, listing });
         handle
     }
 
@@ -162,11 +167,11 @@ impl PowerFs {
         }
     }
 
-    fn sync(&self, handle: FileHandle, reply: ReplyEmpty) {
+    fn sync_handle(&self, handle: FileHandle) -> Result<(), DiskError> {
         thread::sleep(self.sync_delay);
         let mut state = self.lock();
-        let synced = state.handle(handle).map(|handle| handle.node).and_then(|node| state.disk.sync(node));
-        finish(synced, reply);
+        let node = state.handle(handle)?.node;
+        state.disk.sync(node)
     }
 }
 
@@ -336,10 +341,13 @@ impl Filesystem for PowerFs {
     ) {
         let bytes = Bytes::copy_from_slice(data);
         let mut state = self.lock();
-        let found = state.handle(handle).map(|handle| (handle.node, handle.append));
-        let written = found.and_then(|(found, append)| {
-            if append { state.disk.append(found, bytes) } else { state.disk.write(found, offset, bytes) }
+        let found = state.handle(handle).map(|handle| (handle.node, handle.append, handle.synchronous));
+        let written = found.and_then(|(found, append, synchronous)| {
+            let disk = &mut state.disk;
+            if append { disk.append(found, bytes) } else { disk.write(found, offset, bytes) }.map(|()| synchronous)
         });
+        drop(state);
+        let written = written.and_then(|synchronous| if synchronous { self.sync_handle(handle) } else { Ok(()) });
         match written {
             Ok(()) => reply.written(u32::try_from(data.len()).expect("the kernel counts in 32 bits")),
             Err(error) => reply.error(errno(error)),
@@ -366,7 +374,7 @@ impl Filesystem for PowerFs {
 
     /// fdatasync is no less than fsync: the length of a file is part of its data.
     fn fsync(&self, _request: &Request, _inode: INodeNo, handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
-        self.sync(handle, reply);
+        finish(self.sync_handle(handle), reply);
     }
 
     fn opendir(&self, _request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -405,7 +413,7 @@ impl Filesystem for PowerFs {
     }
 
     fn fsyncdir(&self, _request: &Request, _inode: INodeNo, handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
-        self.sync(handle, reply);
+        finish(self.sync_handle(handle), reply);
     }
 
     fn statfs(&self, _request: &Request, _inode: INodeNo, reply: ReplyStatfs) {

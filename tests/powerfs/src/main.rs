@@ -1,8 +1,9 @@
 //! `powerfs`: a file system whose power can be cut.
 //!
 //! Passes a directory through, but holds everything that was not synced in memory and drops it on command. Invariant:
-//! the backing directory holds what was synced, and nothing else. Not modelled: hard and symbolic links, modes and times
-//! after a cut, and drives that lie about their syncs.
+//! the backing directory holds what was synced, and nothing else. Syncs are fsync, fdatasync, and writes to files opened
+//! with O_SYNC or O_DSYNC; sync, syncfs and RWF_DSYNC do not reach a FUSE file system and make nothing durable. Not
+//! modelled: hard and symbolic links, modes and times after a cut, and drives that lie about their syncs.
 #![forbid(unsafe_code)]
 #![expect(clippy::disallowed_methods, reason = "a file system lives in real time, on threads of its own")]
 

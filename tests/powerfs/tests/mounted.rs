@@ -117,6 +117,22 @@ fn bytes_written_without_a_sync_are_gone_and_with_a_sync_they_stay() {
 }
 
 #[test]
+fn writes_to_a_file_opened_for_synchronous_writes_stay() {
+    let mount = Mount::new(&[]);
+    for (name, flag) in [("sync", OFlags::SYNC), ("dsync", OFlags::DSYNC)] {
+        let mut options = File::options();
+        options.write(true).create(true).truncate(false).custom_flags(flag.bits() as i32);
+        let mut file = options.open(mount.path.join(name)).unwrap();
+        file.write_all(b"synced ").unwrap();
+        file.write_all(b"too").unwrap();
+    }
+    mount.sync_root();
+    mount.cut();
+    assert_eq!(mount.read("sync"), b"synced too");
+    assert_eq!(mount.read("dsync"), b"synced too");
+}
+
+#[test]
 fn a_file_created_without_a_sync_of_the_directory_is_gone() {
     let mount = Mount::new(&[]);
     mount.file("before").sync_all().unwrap();
