@@ -5,7 +5,7 @@ Reads commands from standard input, one per line:
            the longest time without an acknowledgement since the last report
   stop     writes nothing more, waits for everything outstanding, prints a last report and ends
 
-Every acknowledgement goes to a file as `PARTITION NUMBER OFFSET`. A record that fails for good ends the program.
+Every acknowledgement goes to a file as `PARTITION NUMBER OFFSET`, where it is before the next report. A record that fails for good ends the program.
 """
 
 import os
@@ -66,6 +66,7 @@ def main():
         acknowledgements.write(f"{partition.index} {number} {message.offset()}\n")
 
     def report():
+        acknowledgements.flush()
         print("report", *[f"{partition.count}:{partition.gap_ms()}" for partition in partitions], flush=True)
 
     commands = selectors.DefaultSelector()
@@ -92,8 +93,8 @@ def main():
                 else:
                     stopped = True
     unsent = producer.flush(120)
-    acknowledgements.close()
     report()
+    acknowledgements.close()
     if unsent:
         sys.exit(f"{unsent} records were not delivered")
 

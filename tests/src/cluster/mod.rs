@@ -5,6 +5,7 @@
 
 mod node;
 mod ports;
+mod power;
 
 use std::{
     fs,
@@ -14,7 +15,11 @@ use std::{
 
 use tempfile::TempDir;
 
-pub use self::node::Node;
+pub use self::{
+    node::Node,
+    ports::free as free_ports,
+    power::{DiskKind, Keep, PowerDisk},
+};
 use crate::{
     kafka::{self, Connection},
     patience::until,
@@ -26,6 +31,19 @@ pub const READY_PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 /// Attempts to find ports that nobody takes meanwhile.
 const ATTEMPTS: usize = 5;
+
+/// What a cluster is made of.
+#[derive(Debug, Default)]
+pub struct Setup {
+    /// Further lines for each node's configuration file.
+    pub configuration: String,
+    /// Whether the power of its disks can be cut, and what they are like then.
+    pub disks: Option<DiskKind>,
+    /// Another binary than the usual one.
+    pub binary: Option<PathBuf>,
+    /// Variables for its processes.
+    pub environment: Vec<(&'static str, String)>,
+}
 
 #[derive(Debug)]
 pub struct Cluster {
@@ -41,13 +59,17 @@ impl Cluster {
 
     /// With further lines for each node's configuration file.
     pub fn start_with(nodes: usize, configuration: &str) -> Self {
-        Self::start_on(nodes, configuration, || ports::free(2 * nodes))
+        Self::start_as(nodes, &Setup { configuration: configuration.to_owned(), ..Setup::default() })
+    }
+
+    pub fn start_as(nodes: usize, setup: &Setup) -> Self {
+        Self::start_on(nodes, setup, || ports::free(2 * nodes))
     }
 
     /// On ports that are proposed anew for each attempt: those of clients first, then those of peers.
-    fn start_on(nodes: usize, configuration: &str, mut propose: impl FnMut() -> Vec<u16>) -> Self {
+    fn start_on(nodes: usize, setup: &Setup, mut propose: impl FnMut() -> Vec<u16>) -> Self {
         for _ in 0..ATTEMPTS {
-            let mut cluster = Self::configure(nodes, configuration, &propose());
+            let mut cluster = Self::configure(nodes, setup, &propose());
             cluster.nodes.iter_mut().for_each(Node::start);
             if cluster.becomes_ready() {
                 return cluster;
@@ -56,14 +78,13 @@ impl Cluster {
         panic!("ports that are free are taken by others again and again");
     }
 
-    fn configure(nodes: usize, configuration: &str, ports: &[u16]) -> Self {
+    fn configure(nodes: usize, setup: &Setup, ports: &[u16]) -> Self {
         let directory = TempDir::with_prefix("kauri-tests-").expect("a temporary directory can be made");
         let (clients, peers) = ports.split_at(nodes);
         let peers: Vec<(i32, u16)> = (1..).zip(peers.iter().copied()).collect();
         let nodes = peers.iter().zip(clients);
-        let nodes = nodes
-            .map(|((id, _), client)| Node::configure(directory.path(), *id, *client, &peers, configuration))
-            .collect();
+        let nodes =
+            nodes.map(|((id, _), client)| Node::configure(directory.path(), *id, *client, &peers, setup)).collect();
         Self { nodes, directory: Some(directory) }
     }
 
@@ -162,16 +183,20 @@ fn complaints(directory: &Path) -> Vec<String> {
 
 /// The `kauri` binary: the one named by KAURI_BINARY, or else the one built with this program.
 pub fn binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("KAURI_BINARY") {
-        return PathBuf::from(path);
+    match std::env::var_os("KAURI_BINARY") {
+        Some(path) => PathBuf::from(path),
+        None => beside_this_program("kauri", "build it with `cargo build --release -p kauri`"),
     }
+}
+
+fn beside_this_program(name: &str, what_to_do: &str) -> PathBuf {
     let program = std::env::current_exe().expect("a running program has a path");
     let mut directory = program.parent().expect("a program lies in a directory");
     if directory.ends_with("deps") {
         directory = directory.parent().expect("deps lies in the directory of a profile");
     }
-    let binary = directory.join("kauri");
-    assert!(binary.is_file(), "{} does not exist: build it with `cargo build --release -p kauri`", binary.display());
+    let binary = directory.join(name);
+    assert!(binary.is_file(), "{} does not exist: {what_to_do}", binary.display());
     binary
 }
 
@@ -187,7 +212,7 @@ mod tests {
             let taken: Vec<u16> = ports::free(2);
             let held = TcpListener::bind(("127.0.0.1", taken[position])).expect("it was free a moment ago");
             let mut proposals = [taken].into_iter();
-            let mut cluster = Cluster::start_on(1, "", || proposals.next().unwrap_or_else(|| ports::free(2)));
+            let mut cluster = Cluster::start_on(1, &Setup::default(), || proposals.next().unwrap_or_else(|| ports::free(2)));
             assert_ne!(cluster.nodes[0].address, held.local_addr().expect("it is bound").to_string());
             assert!(proposals.next().is_none(), "the ports that were taken were tried");
             cluster.assert_all_running();

@@ -9,6 +9,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::{Setup, power::PowerDisk};
 use crate::{kafka::Connection, patience::until};
 
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
@@ -22,21 +23,36 @@ pub struct Node {
     /// Everything its processes wrote to standard error, one after the other.
     pub log: PathBuf,
     config: PathBuf,
+    binary: PathBuf,
+    environment: Vec<(&'static str, String)>,
     process: Option<Child>,
+    /// What the data directory lies on, if its power can be cut. Unmounted after the process has ended.
+    disk: Option<PowerDisk>,
 }
 
 impl Node {
     /// Writes the configuration of a node. `peers` are the ports for peers of all nodes, by id.
-    pub(super) fn configure(directory: &Path, id: i32, client_port: u16, peers: &[(i32, u16)], more: &str) -> Self {
+    pub(super) fn configure(directory: &Path, id: i32, client_port: u16, peers: &[(i32, u16)], setup: &Setup) -> Self {
         let data_directory = directory.join(format!("node-{id}"));
         let address = format!("127.0.0.1:{client_port}");
-        let mut text = format!("node = {id}\ndata_dir = {data_directory:?}\nlisten = \"{address}\"\n{more}\n");
+        let mut text =
+            format!("node = {id}\ndata_dir = {data_directory:?}\nlisten = \"{address}\"\n{}\n", setup.configuration);
         for (peer, port) in peers {
             text += &format!("[[nodes]]\nid = {peer}\naddress = \"127.0.0.1:{port}\"\n");
         }
         let config = directory.join(format!("node-{id}.toml"));
         fs::write(&config, text).expect("a temporary directory takes files");
-        Self { id, address, data_directory, log: directory.join(format!("node-{id}.log")), config, process: None }
+        Self {
+            id,
+            disk: setup.disks.map(|kind| PowerDisk::mount(&data_directory, kind)),
+            address,
+            data_directory,
+            log: directory.join(format!("node-{id}.log")),
+            config,
+            binary: setup.binary.clone().unwrap_or_else(super::binary),
+            environment: setup.environment.clone(),
+            process: None,
+        }
     }
 
     /// Starts the process, which must not be running.
@@ -44,16 +60,17 @@ impl Node {
         assert!(self.process.is_none(), "node {} runs already", self.id);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log can be opened");
         let clone = |file: &File| file.try_clone().expect("a descriptor can be cloned");
-        let process = Command::new(super::binary())
+        let process = Command::new(&self.binary)
             .args(["server", "--config"])
             .arg(&self.config)
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| name == "RUST_BACKTRACE"))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(clone(&log))
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|error| panic!("{} cannot be started: {error}", super::binary().display()));
+            .unwrap_or_else(|error| panic!("{} cannot be started: {error}", self.binary.display()));
         self.process = Some(process);
     }
 
@@ -72,6 +89,11 @@ impl Node {
         let mut process = self.process.take().expect("a node that is killed runs");
         process.kill().expect("a child can be killed");
         process.wait().expect("a child can be waited for");
+    }
+
+    /// The disk that its data directory lies on. Only one that was asked for is there.
+    pub fn disk(&self) -> &PowerDisk {
+        self.disk.as_ref().expect("this cluster was started with disks whose power can be cut")
     }
 
     /// SIGTERM, and the wait for the end that follows.

@@ -18,7 +18,7 @@ const COUNT: u16 = 20_000;
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
 /// Ports that are free now, all different.
-pub(super) fn free(count: usize) -> Vec<u16> {
+pub fn free(count: usize) -> Vec<u16> {
     let start = u16::try_from(process::id().wrapping_mul(7919) % u32::from(COUNT)).expect("less than COUNT");
     let mut ports = BTreeSet::new();
     for _ in 0..COUNT {

@@ -32,7 +32,7 @@ pub(super) fn leader(extent: Extent) {
     let mut without_acknowledgement = Vec::new();
     for round in 0..rounds(extent) {
         let partition = i32::try_from(round).expect("few rounds") % PARTITIONS;
-        settle(&cluster, &mut writer);
+        settle(&cluster, &mut writer, TOPIC, PARTITIONS);
         let mut client = Client::new(&cluster.bootstrap(), PATIENCE);
         let leader = client.leader_id(TOPIC, partition);
         let led: Vec<i32> = (0..PARTITIONS).filter(|led| client.leader_id(TOPIC, *led) == leader).collect();
@@ -72,7 +72,7 @@ pub(super) fn all(extent: Extent) {
     let mut until_ready = Vec::new();
     let mut until_acknowledgement = Vec::new();
     for round in 0..rounds(extent) {
-        settle(&cluster, &mut writer);
+        settle(&cluster, &mut writer, TOPIC, PARTITIONS);
         cluster.nodes.iter_mut().for_each(Node::kill);
         let started = Instant::now();
         cluster.nodes.iter_mut().for_each(Node::start);
@@ -103,14 +103,13 @@ fn start() -> (Cluster, Writer) {
 }
 
 /// Waits until every partition has a leader and all its replicas in sync, and the writer gets on.
-fn settle(cluster: &Cluster, writer: &mut Writer) {
+pub(super) fn settle(cluster: &Cluster, writer: &mut Writer, topic: &str, partitions: i32) {
     for node in &cluster.nodes {
         until("partitions in sync", PATIENCE, || {
-            let answer = metadata(&mut Connection::open(&node.address).ok()?, &[TOPIC]).ok()?;
-            let partitions = &answer.topics.first()?.partitions;
-            let in_sync =
-                partitions.iter().filter(|partition| partition.leader_id >= 0 && partition.isr_nodes.len() == 3);
-            (in_sync.count() == PARTITIONS as usize).then_some(())
+            let answer = metadata(&mut Connection::open(&node.address).ok()?, &[topic]).ok()?;
+            let found = &answer.topics.first()?.partitions;
+            let in_sync = found.iter().filter(|partition| partition.leader_id >= 0 && partition.isr_nodes.len() == 3);
+            (in_sync.count() == partitions as usize).then_some(())
         });
     }
     writer.wait_for(RECORDS, PATIENCE);
@@ -123,7 +122,7 @@ fn other_leader(connection: &mut Connection, partition: i32, killed: i32) -> Opt
     (found.leader_id >= 0 && found.leader_id != killed).then_some(())
 }
 
-fn summary(what: &str, times: &[Duration]) {
+pub(super) fn summary(what: &str, times: &[Duration]) {
     let mut times: Vec<u128> = times.iter().map(Duration::as_millis).collect();
     times.sort_unstable();
     println!("{what}: median {} ms, longest {} ms of {}", times[times.len() / 2], times[times.len() - 1], times.len());

@@ -6,6 +6,8 @@
 mod hostile;
 mod kill;
 mod memory;
+mod nats;
+mod power_cut;
 mod with;
 mod writer;
 
@@ -27,6 +29,9 @@ struct Scenario {
 const SCENARIOS: &[Scenario] = &[
     Scenario { name: "kill-leader", about: "kill -9 of a leader under writers", run: kill::leader },
     Scenario { name: "kill-all", about: "kill -9 of all nodes under writers", run: kill::all },
+    Scenario { name: "power-cut", about: "power cuts of one, two and all nodes under writers", run: power_cut::run },
+    Scenario { name: "power-cut-planted", about: "what power cuts do to a planted bug", run: power_cut::planted },
+    Scenario { name: "power-cut-nats", about: "the same power cuts for NATS JetStream", run: nats::run },
     Scenario { name: "memory", about: "much data in and out, with little memory", run: memory::run },
     Scenario { name: "hostile", about: "nonsense and misuse beside a client that behaves", run: hostile::run },
 ];
@@ -49,7 +54,7 @@ pub fn run(arguments: &[String]) -> ExitCode {
 fn usage() -> ExitCode {
     eprintln!("kauri-tests NAME [--full]");
     for scenario in SCENARIOS {
-        eprintln!("  {:12} {}", scenario.name, scenario.about);
+        eprintln!("  {:17} {}", scenario.name, scenario.about);
     }
     eprintln!(
         "kauri-tests with N -- COMMAND...\n  runs a command beside a cluster of N processes; KAURI_BOOTSTRAP has its addresses"

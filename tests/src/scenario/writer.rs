@@ -36,6 +36,20 @@ pub(super) struct Verified {
     pub(super) acknowledged: u64,
 }
 
+/// What a writer was told.
+#[derive(Debug)]
+pub(super) struct Acknowledged {
+    /// Number and offset, by partition.
+    records: BTreeMap<i32, Vec<(u64, i64)>>,
+}
+
+/// What became of acknowledged records.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) acknowledged: u64,
+    pub(super) lost: u64,
+}
+
 impl Writer {
     pub(super) fn start(cluster: &Cluster, topic: &str, partitions: i32) -> Self {
         let acknowledgements = cluster.directory().join("acknowledged");
@@ -66,14 +80,7 @@ impl Writer {
         let status = self.process.wait().expect("a child can be waited for");
         assert!(status.success(), "the writer failed with {status}");
 
-        let text = fs::read_to_string(&self.acknowledgements).expect("the writer wrote it");
-        let mut acknowledged: BTreeMap<i32, Vec<(u64, i64)>> = BTreeMap::new();
-        for line in text.lines() {
-            let words: Vec<i64> = line.split(' ').map(|word| word.parse().expect("a number")).collect();
-            let [partition, number, offset] = words[..] else { panic!("an acknowledgement is three numbers: {line}") };
-            let partition = i32::try_from(partition).expect("a partition");
-            acknowledged.entry(partition).or_default().push((u64::try_from(number).expect("a number"), offset));
-        }
+        let mut acknowledged = self.acknowledged().records;
         let mut verified = Verified::default();
         let mut client = Client::new(&cluster.bootstrap(), Duration::from_secs(60));
         for partition in 0..partitions {
@@ -92,6 +99,25 @@ impl Writer {
             verified.acknowledged += acknowledged.len() as u64;
         }
         verified
+    }
+
+    /// Ends the writer at once; what it was told until now.
+    pub(super) fn end(mut self) -> Acknowledged {
+        // With a report, what arrived by now is in the file.
+        self.report();
+        self.acknowledged()
+    }
+
+    fn acknowledged(&self) -> Acknowledged {
+        let text = fs::read_to_string(&self.acknowledgements).expect("the writer wrote it");
+        let mut records: BTreeMap<i32, Vec<(u64, i64)>> = BTreeMap::new();
+        for line in text.lines() {
+            let words: Vec<i64> = line.split(' ').map(|word| word.parse().expect("a number")).collect();
+            let [partition, number, offset] = words[..] else { panic!("an acknowledgement is three numbers: {line}") };
+            let partition = i32::try_from(partition).expect("a partition");
+            records.entry(partition).or_default().push((u64::try_from(number).expect("a number"), offset));
+        }
+        Acknowledged { records }
     }
 
     /// Waits until so many more records of each partition are acknowledged. The longest time without acknowledgement
@@ -129,6 +155,23 @@ impl Drop for Writer {
     }
 }
 
+impl Acknowledged {
+    /// Looks for every record where it was acknowledged.
+    pub(super) fn compare(&self, cluster: &Cluster, topic: &str, partitions: i32) -> Kept {
+        let mut kept = Kept::default();
+        let mut client = Client::new(&cluster.bootstrap(), Duration::from_secs(60));
+        for partition in 0..partitions {
+            let log = numbers(&mut client, topic, partition);
+            for (number, offset) in self.records.get(&partition).into_iter().flatten() {
+                kept.acknowledged += 1;
+                let found = usize::try_from(*offset).ok().and_then(|offset| log.get(offset));
+                kept.lost += u64::from(found != Some(number));
+            }
+        }
+        kept
+    }
+}
+
 /// The numbers in all records of a partition, in the order of the log.
 fn numbers(client: &mut Client, topic: &str, partition: i32) -> Vec<u64> {
     let end = client.end_offset(topic, partition);
@@ -157,6 +200,6 @@ fn numbers(client: &mut Client, topic: &str, partition: i32) -> Vec<u64> {
 }
 
 /// The Python that has the packages of clients/python/requirements.txt: named by KAURI_PYTHON, or the one in the path.
-fn python() -> PathBuf {
+pub(super) fn python() -> PathBuf {
     std::env::var_os("KAURI_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from)
 }
