@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     thread,
     time::{Duration, SystemTime},
 };
@@ -67,7 +67,7 @@ impl Shared {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         // A panic is a broken invariant: nothing may be answered after it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().expect("no holder of the lock panicked")
     }
 }
 

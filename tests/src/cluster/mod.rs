@@ -212,7 +212,8 @@ mod tests {
             let taken: Vec<u16> = ports::free(2);
             let held = TcpListener::bind(("127.0.0.1", taken[position])).expect("it was free a moment ago");
             let mut proposals = [taken].into_iter();
-            let mut cluster = Cluster::start_on(1, &Setup::default(), || proposals.next().unwrap_or_else(|| ports::free(2)));
+            let mut cluster =
+                Cluster::start_on(1, &Setup::default(), || proposals.next().unwrap_or_else(|| ports::free(2)));
             assert_ne!(cluster.nodes[0].address, held.local_addr().expect("it is bound").to_string());
             assert!(proposals.next().is_none(), "the ports that were taken were tried");
             cluster.assert_all_running();
