@@ -8,7 +8,11 @@ use kauri_client::producer::{
     Acks, Delivered, FailureReason, Outcome, ProduceFailure, Producer, ProducerConfig, ProducerRecord, SendError,
     SendId, partition_of_key,
 };
-use kauri_protocol::{error::ErrorCode, messages::Request, records::Compression};
+use kauri_protocol::{
+    error::ErrorCode,
+    messages::Request,
+    records::{BatchView, Compression},
+};
 use support::{broker::Lie, cluster_config, world::World};
 
 type Results = BTreeMap<SendId, Result<Delivered, ProduceFailure>>;
@@ -320,7 +324,7 @@ fn a_refused_batch_with_none_behind_it_leaves_no_gap() {
 }
 
 #[test]
-fn a_lost_sequence_fails_what_may_be_written_and_goes_on_with_a_new_identity() {
+fn a_lost_sequence_fails_what_may_be_written_and_goes_on_in_a_new_epoch() {
     let mut world = world();
     let mut producer = Producer::new(cluster_config(), config());
     send(&world, &mut producer, 0, 0);
@@ -338,7 +342,15 @@ fn a_lost_sequence_fails_what_may_be_written_and_goes_on_with_a_new_identity() {
     send(&world, &mut producer, 0, 3);
     finish(&mut world, &mut producer);
     assert_eq!(values(&mut world, 0), [0, 1, 2, 3]);
-    assert!(world.brokers.next_producer_id > asked);
+    assert_eq!(world.brokers.next_producer_id, asked, "the same id");
+    let log = &world.brokers.partition("t", 0).log;
+    let producers: Vec<_> =
+        log.iter().map(|stored| BatchView::new(stored.bytes.clone()).unwrap().header().producer).collect();
+    assert!(producers.iter().all(|producer| producer.id == producers[0].id));
+    assert!(producers[3].epoch > producers[1].epoch, "{producers:?}");
+    // A copy of the one that was given up, on its way all the time, comes too late.
+    let late = log[1].bytes.clone();
+    assert_eq!(world.brokers.partition("t", 0).append(late), Err(ErrorCode::InvalidProducerEpoch));
 }
 
 #[test]
@@ -455,7 +467,7 @@ fn sequences(world: &World) -> Vec<i32> {
     batches
         .map(|data| {
             let records = data.records.clone().unwrap();
-            kauri_protocol::records::BatchView::new(records).unwrap().header().producer.base_sequence
+            BatchView::new(records).unwrap().header().producer.base_sequence
         })
         .collect()
 }

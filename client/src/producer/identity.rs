@@ -1,7 +1,8 @@
 //! The producer id under which batches are numbered, and how one is got (KIP-98).
 //!
-//! Without a transactional id nothing needs fencing, so an identity that is of no use any more is replaced by a new
-//! one instead of by a higher epoch.
+//! An identity that is of no use any more is followed by the same id with a higher epoch (KIP-360): a batch that was
+//! given up may still be on its way, and the partition that has seen the new epoch refuses it. Under another id it would
+//! be written behind records that were sent after it.
 
 use kauri_protocol::{
     error::ErrorCode,
@@ -42,10 +43,13 @@ impl IdentityState {
         matches!(self, Self::Wanted { .. } | Self::Asked(_))
     }
 
-    /// The identity is of no use any more.
+    /// The identity is of no use any more. When its epochs are used up, a new id is asked for.
     pub(super) fn give_up(&mut self, identity: Identity) {
         if self.current() == Some(identity) {
-            *self = Self::Wanted { not_before: Monotonic::default() };
+            *self = match identity.epoch.checked_add(1) {
+                Some(epoch) => Self::Known(Identity { epoch, ..identity }),
+                None => Self::Wanted { not_before: Monotonic::default() },
+            };
         }
     }
 
@@ -93,5 +97,23 @@ impl IdentityState {
             error if error.is_retriable() => None,
             error => Some(FailureReason::Refused { error, message: None }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_that_is_given_up_is_followed_by_the_next_epoch_and_the_last_one_by_a_new_id() {
+        let first = Identity { id: 7, epoch: i16::MAX - 1 };
+        let last = Identity { id: 7, epoch: i16::MAX };
+        let mut state = IdentityState::Known(first);
+        state.give_up(first);
+        assert_eq!(state.current(), Some(last));
+        state.give_up(first);
+        assert_eq!(state.current(), Some(last), "another partition has not noticed yet");
+        state.give_up(last);
+        assert!(state.is_missing());
     }
 }

@@ -89,18 +89,23 @@ impl Partition {
                 if producer.epoch < state.epoch {
                     return Err(ErrorCode::InvalidProducerEpoch);
                 }
+                let is_new = producer.epoch > state.epoch;
                 let same = |batch: &&(i32, i32, i64)| (batch.0, batch.1) == (producer.base_sequence, last);
-                if let Some(&(_, _, offset)) = state.batches.iter().find(same) {
+                if let Some(&(_, _, offset)) = state.batches.iter().find(same).filter(|_| !is_new) {
                     return Ok(offset);
                 }
-                let newest = state.batches.back().expect("a known producer wrote a batch").1;
-                if i64::from(producer.base_sequence) != (i64::from(newest) + 1) & i64::from(i32::MAX) {
+                let newest = i64::from(state.batches.back().expect("a known producer wrote a batch").1);
+                let expected = if is_new { 0 } else { (newest + 1) & i64::from(i32::MAX) };
+                if i64::from(producer.base_sequence) != expected {
                     return Err(ErrorCode::OutOfOrderSequenceNumber);
                 }
             }
             let offset = self.end();
             let state = self.producers.entry(producer.id).or_default();
-            state.epoch = producer.epoch;
+            if state.epoch != producer.epoch {
+                state.epoch = producer.epoch;
+                state.batches.clear();
+            }
             state.batches.push_back((producer.base_sequence, last, offset));
             if state.batches.len() > 5 {
                 state.batches.pop_front();
