@@ -4,7 +4,7 @@
 //! the values come from (a file, the environment, a simulator), nor anything that replicas must agree on: that is
 //! proposed to the group and becomes its state.
 
-use std::{collections::BTreeSet, fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
 
 use crate::{ids::NodeId, limits};
 
@@ -45,6 +45,12 @@ pub struct NodeConfig {
     pub default_replication_factor: i16,
     /// Size of one WAL file.
     pub wal_file_bytes: u64,
+    /// What all WAL files may take. At least [`limits::WAL_FILES_MIN`] files.
+    pub wal_budget_bytes: u64,
+    /// How much the WAL grows until a checkpoint is taken; `None`: an eighth of its budget.
+    pub checkpoint_bytes: Option<u64>,
+    /// A checkpoint is taken after this time if anything changed.
+    pub checkpoint_interval: Duration,
     /// Kafka's log.segment.bytes: the size at which a segment is finished.
     pub segment_bytes: u64,
 }
@@ -73,6 +79,8 @@ pub enum ConfigError {
         min = NodeConfig::WAL_FILE_BYTES_MIN
     )]
     WalFileBytes(u64),
+    #[error("a WAL budget of {budget} bytes is too small: {files} files of {file} bytes are the least", files = limits::WAL_FILES_MIN)]
+    WalBudgetBytes { budget: u64, file: u64 },
     #[error("a segment of {0} bytes is out of range: use {min} to {max}", min = NodeConfig::SEGMENT_BYTES_MIN, max = NodeConfig::SEGMENT_BYTES_MAX)]
     SegmentBytes(u64),
 }
@@ -103,8 +111,16 @@ impl NodeConfig {
             default_partitions: 1,
             default_replication_factor,
             wal_file_bytes: limits::WAL_FILE_BYTES,
+            wal_budget_bytes: limits::WAL_BUDGET_BYTES,
+            checkpoint_bytes: None,
+            checkpoint_interval: limits::CHECKPOINT_INTERVAL,
             segment_bytes: limits::SEGMENT_BYTES_DEFAULT,
         }
+    }
+
+    /// The growth of the WAL after which a checkpoint is due.
+    pub fn checkpoint_after_bytes(&self) -> u64 {
+        self.checkpoint_bytes.unwrap_or(self.wal_budget_bytes / 8)
     }
 
     /// The first thing wrong with this configuration, if anything is.
@@ -137,6 +153,9 @@ impl NodeConfig {
             || !self.wal_file_bytes.is_multiple_of(limits::WAL_BLOCK_BYTES as u64)
         {
             return Err(ConfigError::WalFileBytes(self.wal_file_bytes));
+        }
+        if self.wal_budget_bytes / limits::WAL_FILES_MIN < self.wal_file_bytes {
+            return Err(ConfigError::WalBudgetBytes { budget: self.wal_budget_bytes, file: self.wal_file_bytes });
         }
         if !(Self::SEGMENT_BYTES_MIN..=Self::SEGMENT_BYTES_MAX).contains(&self.segment_bytes) {
             return Err(ConfigError::SegmentBytes(self.segment_bytes));
@@ -222,6 +241,10 @@ mod tests {
         check(
             |c| c.wal_file_bytes = 4096,
             "a WAL file of 4096 bytes is too small or not a multiple of 4096: use a multiple of at least 41943040",
+        );
+        check(
+            |c| c.wal_budget_bytes = 8 * c.wal_file_bytes - 1,
+            "a WAL budget of 536870911 bytes is too small: 8 files of 67108864 bytes are the least",
         );
         check(|c| c.segment_bytes = 5, "a segment of 5 bytes is out of range: use 1048576 to 2147483647");
     }

@@ -103,6 +103,10 @@ number!(
     FileSequence(u64)
 );
 number!(
+    /// The number of a checkpoint of a shard, counted from 1.
+    CheckpointNumber(u64)
+);
+number!(
     /// The version of the metadata image: the applied Raft index of group 0.
     ImageVersion(u64)
 );

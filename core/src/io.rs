@@ -9,7 +9,7 @@
 
 use bytes::Bytes;
 
-use crate::ids::{ConnectionId, FileSequence, GroupId, LinkId, NodeId, Offset, OperationId};
+use crate::ids::{CheckpointNumber, ConnectionId, FileSequence, GroupId, LinkId, NodeId, Offset, OperationId};
 
 /// Something happened in the world.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ pub struct PeerDial {
     pub address: String,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DiskOperation {
     pub id: OperationId,
     pub action: DiskAction,
@@ -178,6 +178,10 @@ pub enum Directory {
     Root,
     /// `wal/`
     Wal,
+    /// `checkpoints/`
+    Checkpoints,
+    /// `images/`: large states of state machines.
+    Images,
     /// `groups/`: one directory per group that has segments.
     Groups,
     /// `groups/<group>/`
@@ -193,6 +197,11 @@ pub enum FileName {
     IdentityNew,
     /// `wal/<sequence>.wal`
     Wal(FileSequence),
+    /// `checkpoints/<number>.checkpoint`
+    Checkpoint(CheckpointNumber),
+    /// `images/<group>-<checkpoint>.image`: a large state of the group's machine, written for that checkpoint and named
+    /// by later ones as long as it does not change.
+    Image { group: GroupId, checkpoint: CheckpointNumber },
     /// `groups/<group>/<base offset>.<kind>`
     Segment { group: GroupId, base: Offset, kind: SegmentFile },
 }
@@ -202,7 +211,7 @@ pub enum FileName {
 pub enum SegmentFile {
     /// `.log`: record batches back to back, in Kafka's format.
     Log,
-    /// `.crc`: a CRC-32C for each finished chunk of raw bytes.
+    /// `.crc`: a CRC-32C and an index entry for each finished chunk of raw bytes.
     Checksums,
 }
 
@@ -212,6 +221,8 @@ impl Directory {
         match self {
             Self::Root => String::new(),
             Self::Wal => "wal".to_owned(),
+            Self::Checkpoints => "checkpoints".to_owned(),
+            Self::Images => "images".to_owned(),
             Self::Groups => "groups".to_owned(),
             Self::Group(group) => format!("groups/{group}"),
         }
@@ -223,6 +234,8 @@ impl FileName {
         match self {
             Self::Identity | Self::IdentityNew => Directory::Root,
             Self::Wal(_) => Directory::Wal,
+            Self::Checkpoint(_) => Directory::Checkpoints,
+            Self::Image { .. } => Directory::Images,
             Self::Segment { group, .. } => Directory::Group(group),
         }
     }
@@ -233,6 +246,8 @@ impl FileName {
             Self::Identity => "identity".to_owned(),
             Self::IdentityNew => "identity.new".to_owned(),
             Self::Wal(sequence) => format!("{:016}.wal", sequence.0),
+            Self::Checkpoint(number) => format!("{:016}.checkpoint", number.0),
+            Self::Image { group, checkpoint } => format!("{:020}-{:016}.image", group.0, checkpoint.0),
             Self::Segment { base, kind, .. } => format!("{:020}.{}", base.0, kind.extension()),
         }
     }
@@ -253,6 +268,15 @@ impl FileName {
             Directory::Root | Directory::Groups => return None,
             Directory::Wal if extension == "wal" => Self::Wal(FileSequence(number(16)?)),
             Directory::Wal => return None,
+            Directory::Checkpoints if extension == "checkpoint" => Self::Checkpoint(CheckpointNumber(number(16)?)),
+            Directory::Images if extension == "image" => {
+                let (group, checkpoint) = stem.split_once('-')?;
+                Self::Image {
+                    group: GroupId(group.parse().ok()?),
+                    checkpoint: CheckpointNumber(checkpoint.parse().ok()?),
+                }
+            }
+            Directory::Checkpoints | Directory::Images => return None,
             Directory::Group(group) => Self::Segment {
                 group,
                 base: Offset(i64::try_from(number(20)?).ok()?),
@@ -318,6 +342,8 @@ mod tests {
             FileName::Identity,
             FileName::IdentityNew,
             FileName::Wal(FileSequence(17)),
+            FileName::Checkpoint(CheckpointNumber(18)),
+            FileName::Image { group, checkpoint: CheckpointNumber(19) },
             FileName::Segment { group, base: Offset(1234), kind: SegmentFile::Log },
             FileName::Segment { group, base: Offset(0), kind: SegmentFile::Checksums },
             FileName::Segment { group, base: Offset(i64::MAX), kind: SegmentFile::Checksums },

@@ -32,22 +32,50 @@ pub const WAL_WRITE_BYTES_MAX: usize = 8 << 20;
 pub const WAL_BLOCK_BYTES: usize = 4 << 10;
 /// Size of a WAL file, unless the configuration names another.
 pub const WAL_FILE_BYTES: u64 = 64 << 20;
+/// What all WAL files of a shard may take, unless the configuration names another budget.
+pub const WAL_BUDGET_BYTES: u64 = 4 << 30;
+/// The smallest budget, in files.
+pub const WAL_FILES_MIN: u64 = 8;
+/// Files of the budget that data does not count on: the one made ahead, and one each for two starts.
+pub const WAL_RESERVED_FILES: u64 = 3;
+/// Fill of the WAL, in thousandths, from which on producers are slowed down.
+pub const WAL_SLOW_FROM: u32 = 700;
+/// From here on producers have one part in [`WAL_SLOW_REST_PART`] of the budgets of proposals, and no less until the WAL
+/// is full.
+pub const WAL_SLOWEST_FROM: u32 = 950;
+pub const WAL_SLOW_REST_PART: usize = 64;
+/// A start writes what the start before it wrote once more, instead of keeping its file, unless that is more than this
+/// part of a file.
+pub const WAL_CARRIED_FILE_PART: u64 = 8;
 /// A mark follows the last WAL write within this time.
 pub const WAL_MARK_DELAY: Duration = Duration::from_millis(50);
 /// How long the WAL waits before it asks a full disk for room again.
 pub const WAL_FULL_RETRY: Duration = Duration::from_secs(1);
 /// What recovery and replay read at once, unless a single payload is larger.
 pub const WAL_READ_BYTES: usize = 1 << 20;
+/// What a checkpoint gives to the disk at once, and about what one turn adds to it, unless a single group is larger.
+pub const CHECKPOINT_SLICE_BYTES: usize = 256 << 10;
+/// Applied entries of a group that a checkpoint names by their places, for members that are a little behind.
+pub const CHECKPOINT_LOCATED_ENTRIES_MAX: u64 = 4096;
+/// Applied batches that a checkpoint carries because they are not in segments yet; beyond it the largest are written to
+/// segments first.
+pub const CHECKPOINT_TAIL_BYTES_MAX: u64 = 8 << 20;
+/// Time between two checkpoints if little changes.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
+/// Checkpoints that recovery can start from once a newer one is done.
+pub const CHECKPOINTS_KEPT: usize = 2;
+/// What is read of a checkpoint at once, unless a single group is larger.
+pub const CHECKPOINT_READ_BYTES: usize = 1 << 20;
+/// The image of a state machine above this size gets a file of its own.
+pub const IMAGE_INLINE_BYTES_MAX: usize = 1 << 20;
 /// Largest identity file.
 pub const IDENTITY_BYTES_MAX: usize = 64 << 10;
 
-/// Unit of the CRC side file of a segment.
+/// Unit of the side file of a segment: a checksum, and the position of the first batch, for so many bytes. A cold read
+/// fetches and verifies whole chunks anyway, so a finer index would cost memory and save no read.
 pub const SEGMENT_CHUNK_BYTES: usize = 64 << 10;
 /// Kafka's default of segment.bytes.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 1 << 30;
-/// The first batch of each stretch of this many bytes of a segment has a position in the sparse index. A cold read
-/// fetches and verifies whole chunks anyway, so a finer index would cost memory and save no read.
-pub const SEGMENT_INDEX_INTERVAL_BYTES: usize = SEGMENT_CHUNK_BYTES;
 /// Largest segment: offsets and positions within one are kept in 32 bits.
 pub const SEGMENT_BYTES_MAX: u64 = i32::MAX as u64;
 /// A partition is written to its segment when this much waits to be written (or when memory is short).
@@ -185,6 +213,10 @@ pub const PRODUCER_BATCHES: usize = 5;
 pub const PRODUCERS_MAX: usize = 100_000;
 /// Uncompressed records that a search by time may produce from one batch; of a larger one it finds the first record.
 pub const SEARCH_RECORDS_BYTES_MAX: usize = 4 << 20;
+/// Syncs of segments and their side files that a shard spends while it has room in memory.
+pub const SEGMENT_SYNCS_PER_SECOND: u32 = 5;
+/// Entries of a side file that are worth a write of their own; until then a checkpoint holds them.
+pub const SEGMENT_PROVE_CHUNKS: usize = 64;
 /// Segment files written at a time.
 pub const SEGMENT_FILES_MAX: usize = 8;
 /// Applied batches that a partition keeps in memory for readers that follow, although they are on disk.
@@ -194,12 +226,41 @@ pub const PROPOSAL_ENTRIES_MAX: usize = 1024;
 /// Partitions in all fetch sessions of a node.
 pub const FETCH_SESSION_PARTITIONS_MAX: usize = 200_000;
 
+/// State transfers that a shard receives at a time; further ones wait for their turn.
+pub const TRANSFERS_MAX: usize = 8;
+/// Batches, or a part of an image, in one answer of a state transfer, unless a single batch is larger.
+pub const TRANSFER_ANSWER_BYTES_MAX: usize = 1 << 20;
+/// A replica that is so close to its leader's end asks for a snapshot: what is left is fetched below that.
+pub const TRANSFER_DELTA_BYTES_MAX: u64 = 8 << 20;
+/// The image of one state machine that can be transferred: it becomes part of one record of the WAL.
+pub const TRANSFER_IMAGE_BYTES_MAX: usize = 32 << 20;
+/// All images that a shard keeps for others.
+pub const TRANSFER_IMAGES_BYTES_MAX: usize = 128 << 20;
+/// Bytes per second that one replica fetches at first, and at most.
+pub const TRANSFER_RATE_MIN: u64 = 16 << 20;
+pub const TRANSFER_RATE_MAX: u64 = 1 << 30;
+/// Reads from the disk for other replicas' transfers under way.
+pub const TRANSFER_READS_MAX: usize = 8;
+/// A question without an answer for this long is asked again.
+pub const TRANSFER_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause after a refusal.
+pub const TRANSFER_PAUSE: Duration = Duration::from_millis(100);
+/// A transfer that did not get on for this long ends; the leader announces another if it is needed.
+pub const TRANSFER_STUCK: Duration = Duration::from_secs(30);
+/// A leader that did not hear from the receiver of its announcement for this long takes the transfer for failed.
+pub const TRANSFER_SILENCE: Duration = Duration::from_secs(10);
+/// A replica tells its leader of a switch for at most this long.
+pub const TRANSFER_REPORT: Duration = Duration::from_secs(10);
+
 const _: () = assert!(BATCH_BYTES_MAX < PRODUCE_FRAME_BYTES_MAX, "the largest batch fits into a frame");
 const _: () = assert!(FETCH_BYTES_MAX * 4 <= ANSWER_BYTES_MAX, "a fetch gets all it may have when nothing else waits");
 const _: () = assert!(CLIENT_STALL_CROWDED_MAX.as_nanos() < CLIENT_STALL_MAX.as_nanos());
 const _: () = assert!(BATCH_BYTES_MAX < PEER_FRAME_BYTES_MAX, "the largest batch fits into a peer's frame");
 const _: () = assert!(BATCH_BYTES_MAX as u64 + (1 << 20) < WAL_FILE_BYTES, "the largest batch fits into a WAL file");
 const _: () = assert!(WAL_WRITE_BYTES_MAX as u64 * 2 < WAL_FILE_BYTES, "a file holds several writes");
+const _: () = assert!(WAL_RESERVED_FILES < WAL_FILES_MIN, "a budget leaves room for data");
+const _: () = assert!(WAL_SLOW_FROM < WAL_SLOWEST_FROM && WAL_SLOWEST_FROM < 1000);
+const _: () = assert!(WAL_FILES_MIN * WAL_FILE_BYTES <= WAL_BUDGET_BYTES, "the defaults fit each other");
 const _: () = assert!(PEER_GROUP_WINDOW_BYTES <= PEER_WINDOW_BYTES);
 const _: () = assert!(RAFT_MESSAGE_BYTES_MAX as usize <= PEER_GROUP_WINDOW_BYTES);
 const _: () = assert!(RAFT_LANE_PAYLOAD_BYTES_MAX < PEER_FRAME_BYTES_TARGET);
@@ -213,9 +274,15 @@ const _: () = assert!(GROUP_PROPOSED_BYTES_MAX < GROUP_UNAPPLIED_BYTES_MAX, "fol
 const _: () = assert!(RAFT_ENTRY_BYTES_MAX < GROUP_UNAPPLIED_BYTES_MAX, "the largest entry can be taken");
 const _: () = assert!(SEGMENT_CHUNK_BYTES > BATCH_SHARED_BYTES_MIN);
 const _: () = assert!(TAIL_CHUNK_BYTES_MIN.is_power_of_two() && SEGMENT_CHUNK_BYTES.is_power_of_two());
-const _: () = assert!(SEGMENT_CHUNK_BYTES.is_multiple_of(SEGMENT_INDEX_INTERVAL_BYTES), "a stretch lies in one chunk");
 const _: () = assert!(SEGMENT_WRITE_BYTES_MAX.is_multiple_of(SEGMENT_CHUNK_BYTES), "writes end between chunks");
 const _: () = assert!(SEGMENT_FLUSH_BYTES <= SEGMENT_WRITE_BYTES_MAX);
 const _: () = assert!(SEGMENT_BYTES_DEFAULT <= SEGMENT_BYTES_MAX);
 const _: () = assert!(SEGMENT_BYTES_MAX + (BATCH_BYTES_MAX as u64) < u32::MAX as u64, "a position fits 32 bits");
 const _: () = assert!(HEARTBEAT_TICKS * 3 < ELECTION_TICKS, "two lost heartbeats start no election");
+const _: () = assert!(TRANSFER_ANSWER_BYTES_MAX <= PEER_GROUP_WINDOW_BYTES);
+const _: () =
+    assert!(TRANSFER_ANSWER_TIMEOUT.as_nanos() * 2 < TRANSFER_SILENCE.as_nanos(), "a lost answer is no failure");
+const _: () = assert!(TRANSFER_SILENCE.as_nanos() < TRANSFER_STUCK.as_nanos());
+const _: () = assert!(TRANSFER_RATE_MIN <= TRANSFER_RATE_MAX);
+const _: () =
+    assert!(TRANSFER_IMAGE_BYTES_MAX as u64 + (1 << 20) < WAL_FILE_BYTES, "the largest image fits into a WAL file");

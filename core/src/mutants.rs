@@ -12,18 +12,57 @@ pub enum Mutant {
     AcknowledgeBeforeSync,
     /// A failed sync of the WAL is taken for one that succeeded.
     SyncErrorIgnored,
+    /// A checkpoint says that a group has no members.
+    CheckpointWithoutMembership,
+    /// A checkpoint forgets where a partition's log ends.
+    CheckpointWithoutNextOffset,
+    /// A checkpoint forgets the batches that idempotent producers may repeat.
+    CheckpointWithoutProducers,
+    /// A checkpoint names bytes of segments that were never synced.
+    CheckpointAheadOfSync,
+    /// WAL files are used again although entries that are not applied lie in them.
+    WalReleasedUnderTail,
+    /// A state transfer ends without the last batches that its state has applied.
+    TransferLosesLastChunk,
+    /// A transferred state takes its place before its record is on disk.
+    SwitchBeforeSync,
+    /// Recovery takes what an earlier life of a WAL file left for a write of this one.
+    StaleRecordAccepted,
+    /// Recovery goes on in the file that a crash cut short instead of in another one.
+    ContinueCutFile,
 }
 
 /// The place in [`Mutant::ALL`] counted from 1; zero is none.
 static PLANTED: AtomicU8 = AtomicU8::new(0);
 
 impl Mutant {
-    pub const ALL: &'static [Self] = &[Self::AcknowledgeBeforeSync, Self::SyncErrorIgnored];
+    pub const ALL: &'static [Self] = &[
+        Self::AcknowledgeBeforeSync,
+        Self::SyncErrorIgnored,
+        Self::CheckpointWithoutMembership,
+        Self::CheckpointWithoutNextOffset,
+        Self::CheckpointWithoutProducers,
+        Self::CheckpointAheadOfSync,
+        Self::WalReleasedUnderTail,
+        Self::TransferLosesLastChunk,
+        Self::SwitchBeforeSync,
+        Self::StaleRecordAccepted,
+        Self::ContinueCutFile,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::AcknowledgeBeforeSync => "acknowledge-before-sync",
             Self::SyncErrorIgnored => "sync-error-ignored",
+            Self::CheckpointWithoutMembership => "checkpoint-without-membership",
+            Self::CheckpointWithoutNextOffset => "checkpoint-without-next-offset",
+            Self::CheckpointWithoutProducers => "checkpoint-without-producers",
+            Self::CheckpointAheadOfSync => "checkpoint-ahead-of-sync",
+            Self::WalReleasedUnderTail => "wal-released-under-tail",
+            Self::TransferLosesLastChunk => "transfer-loses-last-chunk",
+            Self::SwitchBeforeSync => "switch-before-sync",
+            Self::StaleRecordAccepted => "stale-record-accepted",
+            Self::ContinueCutFile => "continue-cut-file",
         }
     }
 

@@ -150,7 +150,9 @@ impl Shard {
                 broker.set_unsent(self.sessions.held_bytes());
                 resume(&mut self.requests, &mut self.sessions, broker, now, request, event);
             }
-            while let Some(request) = self.sessions.next_request(broker.has_proposal_room()) {
+            while broker.takes_requests()
+                && let Some(request) = self.sessions.next_request(broker.has_proposal_room())
+            {
                 moved = true;
                 broker.set_unsent(self.sessions.held_bytes());
                 let id = request.id;
@@ -169,7 +171,8 @@ impl Shard {
                 broker.client_closed(connection, reason);
                 forget(&mut self.requests, broker, connection);
             }
-            if !moved && !self.sessions.may_start(broker.has_proposal_room()) {
+            let may_start = broker.takes_requests() && self.sessions.may_start(broker.has_proposal_room());
+            if !moved && !may_start {
                 break;
             }
             broker.advance(now, effects);
@@ -198,6 +201,14 @@ impl Shard {
     pub fn image(&self) -> Option<&MetadataImage> {
         match &self.phase {
             Phase::Running(broker) => Some(broker.image()),
+            Phase::Starting(_) | Phase::Over(_) => None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn broker_mut(&mut self) -> Option<&mut Broker> {
+        match &mut self.phase {
+            Phase::Running(broker) => Some(broker),
             Phase::Starting(_) | Phase::Over(_) => None,
         }
     }

@@ -107,6 +107,8 @@ kinds! {
     Wipe = "wipe",
     /// A disk was an older one when its node started again.
     Rollback = "rollback",
+    /// A replica missed so much that it had to fetch the state.
+    StateTransfer = "state_transfer",
     /// A wall clock jumped.
     ClockJump = "clock_jump",
 }

@@ -47,12 +47,13 @@ impl Core for Shard {
     fn view(&self, depth: Depth, view: &mut NodeView) {
         view.groups.clear();
         // A core that still recovers shows nothing.
-        let Some(Inspection { groups, entry_bytes, tail_bytes, wal_queued_bytes, .. }) =
+        let Some(Inspection { groups, entry_bytes, tail_bytes, wal_queued_bytes, received, .. }) =
             self.inspect(inspection_depth(depth))
         else {
             return;
         };
         view.buffered_bytes = entry_bytes + tail_bytes + wal_queued_bytes;
+        view.states_received = received;
         view.groups.extend(groups.into_iter().map(group_view));
     }
 

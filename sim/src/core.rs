@@ -38,6 +38,8 @@ pub struct NodeView {
     pub groups: Vec<GroupView>,
     /// Bytes in buffers and caches, by the node's own account.
     pub buffered_bytes: usize,
+    /// Replicas that fetched a state which they missed, since the start of the process.
+    pub states_received: u64,
 }
 
 /// One replica from the inside.

@@ -229,10 +229,12 @@ fn configuration(plan: &Plan, index: usize) -> NodeConfig {
         })
         .collect();
     let advertised = Endpoint { host: client::host(index), port: CLIENT_PORT };
-    let Configuration { wal_file_bytes, segment_bytes } = plan.configuration;
+    let Configuration { wal_file_bytes, wal_budget_bytes, checkpoint_interval, segment_bytes } = plan.configuration;
     let mut configuration = NodeConfig::new(node_id(index), peers, advertised, 0);
     configuration.auto_create_topics = false;
     configuration.wal_file_bytes = wal_file_bytes;
+    configuration.wal_budget_bytes = wal_budget_bytes;
+    configuration.checkpoint_interval = std::time::Duration::from_nanos(checkpoint_interval.0);
     configuration.segment_bytes = segment_bytes;
     configuration
 }

@@ -395,7 +395,9 @@ impl<C: Core> World<C> {
     fn look(&mut self, index: usize, depth: Depth) -> Result<(), Failure> {
         let node = &mut self.nodes[index];
         let Some(process) = &node.process else { return Ok(()) };
+        let before = std::mem::take(&mut node.view.states_received);
         process.core.view(depth, &mut node.view);
+        (before..node.view.states_received).for_each(|_| self.bites.add(Bite::StateTransfer));
         self.inside.look(index, &node.view).map_err(|failure| failure.at(self.schedule.now()))
     }
 

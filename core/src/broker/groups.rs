@@ -69,6 +69,7 @@ impl Broker {
             .replica_on(self.config.node, self.identity.directory)
             .expect("only creations that name this node with its directory come here");
         self.wal.append([WalRecord::Create { group: id, replica, creation: Bytes::from(creation.encode()) }]);
+        self.checkpoints.changed = true;
         let start = GroupStart::created(id, replica, membership(&creation));
         let timeouts = Stream::new(self.config.seed, self.config.node, "election", id.0);
         let group = match Group::new(start, timeouts, &self.logger) {
@@ -96,6 +97,8 @@ impl Broker {
         let Some(mut replica) = self.replicas.remove(&id) else { return };
         info!(self.logger, "a group is removed, because its topic is deleted"; "group" => id.0);
         self.wal.append([WalRecord::Destroy { group: id, replica: replica.group.replica() }]);
+        self.checkpoints.changed = true;
+        self.checkpoints.group_removed(id);
         for (owner, never_proposed) in replica.take_all() {
             self.fail_owner(owner, never_proposed);
         }
@@ -106,6 +109,7 @@ impl Broker {
         self.watch.wake(id);
         self.report_proposed(id);
         self.dirty.remove(&id);
+        self.transfers.forget(id);
         self.destroyed.insert(id);
         if let Machine::Partition(partition) = replica.machine {
             self.removals.push(partition.log.remove());

@@ -2,7 +2,7 @@
 
 use super::{Broker, replica::Machine};
 use crate::{
-    ids::{BootNumber, GroupId, LogIndex, NodeId, Offset, PartitionIndex, ReplicaId, Term, TopicId},
+    ids::{BootNumber, CheckpointNumber, GroupId, LogIndex, NodeId, Offset, PartitionIndex, ReplicaId, Term, TopicId},
     log::segment::Content,
     replication::group::Role,
 };
@@ -21,6 +21,11 @@ pub struct Inspection {
     pub proposed_bytes: usize,
     /// Bytes that wait for the WAL.
     pub wal_queued_bytes: usize,
+    /// Replicas that fetch a state which they missed, and how many did so since the start.
+    pub receiving: usize,
+    pub received: u64,
+    /// The newest checkpoint that counts.
+    pub checkpoint: Option<CheckpointNumber>,
     pub outstanding: Outstanding,
 }
 
@@ -117,6 +122,9 @@ impl Broker {
             tail_bytes: partitions().map(|partition| partition.log.memory_bytes()).sum(),
             proposed_bytes: self.proposed_bytes.total(),
             wal_queued_bytes: self.wal.queued_bytes(),
+            receiving: self.transfers.receiving(),
+            received: self.transfers.received,
+            checkpoint: self.checkpoints.newest(),
             outstanding: Outstanding {
                 requests,
                 watched: self.watch.len(),

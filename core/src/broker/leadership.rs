@@ -94,7 +94,7 @@ impl Broker {
             let Some(mut campaign) = replica.campaign.take().filter(|_| !shutdown.has_begun()) else { return false };
             if view_changed || campaign.next_deadline().is_some_and(|at| at <= now.monotonic) {
                 let electorate = electorate(peers, replica);
-                if campaign.poll(now.monotonic, &electorate.as_ref(), jitter) {
+                if campaign.poll(now.monotonic, &electorate.as_ref(), jitter) && !replica.suspended {
                     replica.group.campaign();
                     dirty.insert(*id);
                 }
@@ -176,7 +176,7 @@ impl Broker {
         self.announce_in_sync(now);
         self.prefer_leaders(now);
         self.watch_nodes(now);
-        for replica in self.replicas.values_mut() {
+        for replica in self.replicas.values_mut().filter(|replica| !replica.suspended) {
             if let Some(record) = replica.group.commit_record() {
                 self.wal.append([record]);
             }

@@ -11,6 +11,7 @@ mod answers;
 mod append;
 mod apply;
 pub mod broker_config;
+mod checkpoint;
 pub mod controller;
 mod deadlines;
 mod forming;
@@ -26,8 +27,10 @@ pub mod reads;
 mod replica;
 mod runs;
 mod shutdown;
+mod slowdown;
 mod storage;
 mod topics;
+mod transfer;
 mod views;
 mod watch;
 
@@ -39,6 +42,7 @@ use slog::{Logger, error, info};
 pub(crate) use answers::Room;
 pub use append::Refusal;
 pub(crate) use apply::apply_entry;
+pub(crate) use checkpoint::{CheckpointStart, Kept};
 pub use inspect::{Depth, GroupInspection, Inspection, Outstanding};
 pub(crate) use replica::Replica;
 pub(crate) use replica::{Machine, Partition};
@@ -46,6 +50,7 @@ pub use views::{Leader, View};
 
 use self::{
     answers::Answers,
+    checkpoint::Checkpoints,
     controller::{Calls, Forwarded},
     deadlines::Deadlines,
     frames::Frames,
@@ -54,6 +59,7 @@ use self::{
     proposals::ProposedBytes,
     reads::Reads,
     shutdown::Shutdown,
+    transfer::Transfers,
     watch::Watch,
 };
 use crate::{
@@ -65,7 +71,7 @@ use crate::{
     log::{
         identity::{Identity, IdentityKeeper},
         record::WalEvent,
-        segment::Removal,
+        segment::{Removal, SyncPace},
         wal::Wal,
     },
     metadata::{MetadataImage, formation::Formation, leaders::Leaders},
@@ -91,6 +97,7 @@ pub(crate) struct Start {
     pub(crate) destroyed: BTreeSet<GroupId>,
     /// Operations of partitions' files under way.
     pub(crate) segment_operations: BTreeMap<OperationId, GroupId>,
+    pub(crate) checkpoints: CheckpointStart,
     pub(crate) ids: OperationIds,
 }
 
@@ -103,6 +110,7 @@ pub struct Broker {
     ids: OperationIds,
     wal: Wal,
     wal_events: Vec<WalEvent>,
+    checkpoints: Checkpoints,
     /// Groups that wait for a write of the WAL to be durable.
     writing: BTreeMap<WriteNumber, BTreeSet<GroupId>>,
     peers: Peers,
@@ -134,11 +142,16 @@ pub struct Broker {
     deadlines: Deadlines,
     watch: Watch,
     reads: Reads,
+    transfers: Transfers,
     events: VecDeque<(RequestId, Event)>,
     tick_at: Monotonic,
     ticks: u64,
     flush_at: Monotonic,
+    /// Of the files of partitions.
+    sync_pace: SyncPace,
     wal_full: bool,
+    /// While the WAL slows producers down: what all groups together hold that is proposed and not applied.
+    unapplied_while_slow: Option<usize>,
     /// Applied batches hold as much memory as they may: nothing more is applied until segments were written.
     tails_full: bool,
     shutdown: Shutdown,
@@ -159,7 +172,8 @@ impl Broker {
     ///
     /// [`Exit::Damaged`] if the record of the cluster's formation cannot be read.
     pub(crate) fn new(now: Now, start: Start) -> Result<Self, Exit> {
-        let Start { config, logger, keeper, wal, recovered, replicas, destroyed, segment_operations, ids } = start;
+        let Start { config, logger, keeper, wal, recovered, replicas, destroyed, segment_operations, checkpoints, ids } =
+            start;
         let identity = keeper.identity().expect("a start ends with its identity durable").clone();
         let own = peer::Identity {
             node: config.node,
@@ -187,6 +201,7 @@ impl Broker {
             ids,
             wal,
             wal_events: Vec::new(),
+            checkpoints: Checkpoints::new(now, checkpoints),
             writing: BTreeMap::new(),
             peers,
             peer_events: Vec::new(),
@@ -212,11 +227,14 @@ impl Broker {
             deadlines: Deadlines::default(),
             watch: Watch::default(),
             reads: Reads::default(),
+            transfers: Transfers::default(),
             events: VecDeque::new(),
             tick_at: now.monotonic + limits::TICK,
             ticks: 0,
             flush_at: now.monotonic,
+            sync_pace: SyncPace::default(),
             wal_full,
+            unapplied_while_slow: None,
             tails_full: false,
             shutdown: Shutdown::default(),
             mint: stream("mint"),
@@ -271,7 +289,7 @@ impl Broker {
         if self.reads.owns(operation) {
             return self.finish_read(operation, result);
         }
-        if self.keeper.handle(operation, &result)? {
+        if self.keeper.handle(operation, &result)? || self.finish_checkpoint_operation(operation, &result)? {
             return Ok(());
         }
         self.finish_storage(operation, result)
@@ -287,6 +305,7 @@ impl Broker {
             self.take_wal_events(now);
             self.campaign_where_due(now);
             self.advance_groups(now, effects);
+            self.advance_transfers(now);
             self.advance_metadata(now, effects);
             self.send_forward_answers(now);
             if self.dirty.is_empty() && self.peer_events.is_empty() && self.wal_events.is_empty() {
@@ -301,6 +320,7 @@ impl Broker {
 
     /// Ends a turn: what was gathered leaves.
     pub(crate) fn finish(&mut self, now: Now, effects: &mut Effects) {
+        self.advance_checkpoint(now, effects);
         // Once per turn, when everything that the turn appends is there: it shares one write and one sync.
         self.wal.poll(now, effects, &mut self.ids, &mut self.wal_events);
         self.take_wal_events(now);
@@ -379,7 +399,9 @@ impl Broker {
         let fixed = [Some(self.tick_at), self.wal.next_deadline(), self.peers.next_deadline(), self.deadlines.next()];
         // What is in memory is looked at now and then: it is written, or no longer kept.
         let look = (!self.live_logs.is_empty()).then_some(self.flush_at);
-        let rest = [self.calls.next_deadline(), self.campaigns.at, self.formation.next_deadline(), look];
+        let checkpoint = self.checkpoint_deadline();
+        let rest = [self.calls.next_deadline(), self.campaigns.at, self.formation.next_deadline(), look, checkpoint];
+        let rest = rest.into_iter().chain([self.transfers.next_deadline()]);
         let earliest_of = fixed.into_iter().chain(rest).fold(None, earliest);
         // What is left over from this turn is done in the next one, at once.
         let idle = self.peer_events.is_empty() && self.dirty.is_empty() && self.events.is_empty();
@@ -390,6 +412,11 @@ impl Broker {
         while let Some(request) = self.deadlines.pop_due(now.monotonic) {
             self.events.push_back((request, Event::Deadline));
         }
+    }
+
+    /// Whether requests may be started: not before the first checkpoint of a start.
+    pub(crate) fn takes_requests(&self) -> bool {
+        self.checkpoints.has_begun()
     }
 
     pub(crate) fn image(&self) -> &MetadataImage {

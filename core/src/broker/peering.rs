@@ -2,7 +2,7 @@
 
 use slog::{info, warn};
 
-use super::{Broker, controller};
+use super::{Broker, controller, transfer};
 use crate::{
     ids::NodeId,
     io::Exit,
@@ -53,6 +53,8 @@ impl Broker {
                             Err(_) => warn!(self.logger, "gossip about leaders cannot be read"; "from" => from.0),
                         }
                     }
+                    transfer::QUESTION => self.heard_transfer_question(now, from, &bytes),
+                    transfer::ANSWER => self.heard_transfer_answer(now, from, &bytes),
                     controller::FORWARD => self.forwarded(now, from, &bytes),
                     controller::FORWARDED => self.forward_answered(from, &bytes),
                     unknown => {

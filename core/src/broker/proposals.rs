@@ -63,6 +63,11 @@ impl ProposalQueue {
         self.take(self.proposals.len())
     }
 
+    /// Lets the proposals that `is_last` is true of wait behind all others; else the order stays.
+    pub(super) fn put_last(&mut self, is_last: impl Fn(&Proposal) -> bool) {
+        self.proposals.make_contiguous().sort_by_key(is_last);
+    }
+
     /// Drops the proposals that `keep` is false of.
     pub(super) fn retain(&mut self, keep: impl Fn(&Proposal) -> bool) {
         self.proposals.retain(keep);
@@ -108,6 +113,8 @@ mod tests {
         assert_eq!((queue.len(), queue.bytes()), (10, 55));
         assert_eq!(queue.take(4).map(|proposal| proposal.data.len()).sum::<usize>(), 10);
         assert_eq!(queue.bytes(), 45);
+        queue.put_last(|proposal| proposal.kind < 7);
+        assert_eq!(queue.iter().map(|proposal| proposal.kind).collect::<Vec<_>>(), [7, 8, 9, 10, 5, 6]);
         queue.retain(|proposal| proposal.kind % 2 == 0);
         assert_eq!((queue.len(), queue.bytes()), (3, 24));
         assert_eq!(queue.take_all().count(), 3);

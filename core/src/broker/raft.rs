@@ -2,7 +2,7 @@
 
 use slog::{debug, warn};
 
-use super::{Broker, replica::Owner};
+use super::{Broker, replica::Owner, slowdown};
 use crate::{
     api::Event,
     ids::{GroupId, NodeId, ReplicaId, WriteNumber},
@@ -10,7 +10,7 @@ use crate::{
     limits,
     log::record::WalEvent,
     replication::{
-        RaftMessage, asks_for_vote_only,
+        RaftMessage, announces_state, asks_for_vote_only,
         group::{ReadError, ReadToken, Role, RoleChange},
         peer::Envelope,
     },
@@ -30,20 +30,22 @@ impl Broker {
         // A node that was paused ticks once, not for all the time it missed: it cannot know what it missed.
         self.tick_at = now.monotonic + limits::TICK;
         self.ticks += 1;
-        for (id, replica) in &mut self.replicas {
+        for (id, replica) in self.replicas.iter_mut().filter(|(_, replica)| !replica.suspended) {
             replica.group.tick();
             if replica.group.has_unacknowledged() {
                 replica.group.beat();
             }
             // A leader that does not serve may have been refused what it had to propose first.
-            if replica.group.has_work() || (replica.group.is_leader() && !replica.is_serving()) {
+            let waits = !replica.queue.is_empty() && replica.is_serving();
+            if waits || replica.group.has_work() || (replica.group.is_leader() && !replica.is_serving()) {
                 self.dirty.insert(*id);
             }
         }
+        self.expire_transfers(now.monotonic);
         self.tick_duties(now);
     }
 
-    pub(super) fn take_wal_events(&mut self, _now: Now) {
+    pub(super) fn take_wal_events(&mut self, now: Now) {
         let mut durable = None;
         for event in self.wal_events.drain(..) {
             match event {
@@ -68,21 +70,42 @@ impl Broker {
                 self.dirty.insert(group);
             }
         }
+        self.finish_switches(now, write);
     }
 
     pub(super) fn advance_groups(&mut self, now: Now, effects: &mut Effects) {
+        let fill = self.wal.fill();
+        let all =
+            slowdown::is_slow(fill).then(|| self.replicas.values().map(|replica| replica.group.unapplied_bytes()));
+        self.unapplied_while_slow = all.map(Iterator::sum);
         while let Some(group) = self.dirty.pop_first() {
             self.advance_group(now, group, effects);
         }
     }
 
     fn advance_group(&mut self, now: Now, id: GroupId, effects: &mut Effects) {
+        if self.replicas.get(&id).is_some_and(|replica| replica.suspended) {
+            return;
+        }
         let mut out = std::mem::take(&mut self.group_output);
         // Every pass may make another necessary: an entry that is applied frees budget for proposals.
         for pass in 0.. {
             let Some(replica) = self.replicas.get_mut(&id) else { break };
             if replica.is_serving() {
-                replica.propose_queued(Self::wall(now));
+                let before = replica.group.unapplied_bytes();
+                // What all groups together may have is looked at only when that is less than they may have each.
+                let room = match self.unapplied_while_slow {
+                    Some(all) => slowdown::allowed(self.wal.fill(), limits::SHARD_PROPOSED_BYTES_MAX)
+                        .saturating_sub(all.saturating_sub(before)),
+                    None => limits::GROUP_PROPOSED_BYTES_MAX,
+                };
+                let until_full = before.saturating_add(usize::try_from(self.wal.room_bytes()).unwrap_or(usize::MAX));
+                let allowed = slowdown::allowed(self.wal.fill(), limits::GROUP_PROPOSED_BYTES_MAX);
+                let allowed = allowed.min(room).min(until_full);
+                replica.propose_queued(Self::wall(now), allowed);
+                if let Some(all) = &mut self.unapplied_while_slow {
+                    *all += replica.group.unapplied_bytes().saturating_sub(before);
+                }
             }
             replica.group.poll(&mut out);
             if pass > 0 && out.is_empty() {
@@ -90,11 +113,16 @@ impl Broker {
             }
             for write in out.writes.drain(..) {
                 let number = self.wal.append(write.records);
+                self.checkpoints.changed = true;
                 replica.group.wrote(write.number, number);
                 self.writing.entry(number).or_default().insert(id);
             }
+            let mut announced = Vec::new();
             for message in out.messages.drain(..) {
                 let to = ReplicaId(message.to);
+                if announces_state(&message) {
+                    announced.push(to);
+                }
                 let Some(node) = replica.creation.member(to).map(|member| member.node) else { continue };
                 let envelope = Envelope { group: id, from: replica.group.replica(), to, epoch: FIRST_EPOCH };
                 if self.peers.send_raft(now, node, envelope, message).is_err() {
@@ -105,8 +133,19 @@ impl Broker {
             let reads_ready: Vec<_> = out.reads_ready.drain(..).collect();
             let reads_failed: Vec<_> = out.reads_failed.drain(..).collect();
             let role = out.role.take();
-            // Membership does not change yet, and no log is compacted, so no snapshot is wanted or offered.
+            let snapshots_wanted: Vec<_> = out.snapshots_wanted.drain(..).collect();
+            let offer = out.snapshot_offer.take();
+            // Membership does not change yet.
             out.clear();
+            for to in announced {
+                self.state_announced(now.monotonic, id, to);
+            }
+            for to in snapshots_wanted {
+                self.announce_state(id, to);
+            }
+            if let Some(offer) = offer {
+                self.transfer_announced(now, id, &offer);
+            }
             for fetch in fetches {
                 self.read_entries(id, fetch, effects);
             }
@@ -176,6 +215,9 @@ impl Broker {
         replica.configured = None;
         replica.preferred_since = None;
         let leads = change.role == Role::Leader;
+        if !leads {
+            self.transfers.stop_sending(id);
+        }
         replica.led_since = leads.then_some(now.monotonic);
         let leader = change.leader.and_then(|leader| replica.node_of(leader));
         self.watch.wake(id);
@@ -251,6 +293,19 @@ impl Broker {
             && envelope.epoch == FIRST_EPOCH
             && replica.creation.member(envelope.from).is_some_and(|member| member.node == from);
         if !known {
+            return;
+        }
+        if replica.suspended {
+            return;
+        }
+        // The metadata group goes on, and so does what Raft itself appends: it is little.
+        let is_data = || message.entries.iter().any(|entry| !entry.data.is_empty());
+        if slowdown::is_full(self.wal.fill())
+            && replica.partition().is_some()
+            && replica.group.would_only_lengthen(&message)
+            && is_data()
+        {
+            debug!(self.logger, "an append was dropped, because the write-ahead log is full"; "group" => envelope.group.0);
             return;
         }
         if let Err(refused) = replica.group.step(message) {

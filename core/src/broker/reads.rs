@@ -13,14 +13,15 @@ use slog::error;
 
 use bytes::Bytes;
 
-use super::{Broker, runs::Run};
+use super::{Broker, runs::Run, transfer::PendingAnswer};
 use crate::{
     api::{Event, Waiter},
     ids::{GroupId, LeaderEpoch, LogIndex, Offset, OperationId},
-    io::{DiskAction, DiskError, DiskOperation, DiskOutput, Effects, Exit, FileName},
+    io::{DiskAction, DiskError, DiskOperation, DiskOutput, Effects, Exit},
     limits::SEARCH_RECORDS_BYTES_MAX,
     log::{
         read::EntryRead,
+        record::EntryFile,
         segment::{Batches, Read, ReadPlan, ReadResult},
     },
     replication::group::{Fetch, Payload},
@@ -89,6 +90,7 @@ enum Purpose {
     Fetch { group: GroupId, plan: ReadPlan, waiter: Waiter },
     Search { group: GroupId, plan: ReadPlan, waiter: Waiter, goal: i64 },
     Entries { group: GroupId, first: LogIndex, run: Run },
+    Transfer { group: GroupId, plan: ReadPlan, pending: Box<PendingAnswer> },
 }
 
 /// Entries of a group that are wanted together.
@@ -99,6 +101,14 @@ struct EntryBatch {
 }
 
 impl Reads {
+    /// Files from which entries are being read.
+    pub(super) fn entry_files(&self) -> impl Iterator<Item = EntryFile> {
+        self.open.values().filter_map(|purpose| match purpose {
+            Purpose::Entries { run, .. } => Some(run.file),
+            Purpose::Fetch { .. } | Purpose::Search { .. } | Purpose::Transfer { .. } => None,
+        })
+    }
+
     pub(super) fn owns(&self, operation: OperationId) -> bool {
         self.open.contains_key(&operation)
     }
@@ -115,6 +125,11 @@ impl Reads {
     /// Memory that reads under way for fetches will take.
     pub(super) fn fetch_bytes(&self) -> usize {
         self.fetch_bytes
+    }
+
+    /// Whether entries of a group's Raft log are being read.
+    pub(super) fn reads_entries_of(&self, group: GroupId) -> bool {
+        self.entries.range((group, LogIndex(0))..=(group, LogIndex(u64::MAX))).next().is_some()
     }
 
     fn start(&mut self, id: OperationId, action: DiskAction, purpose: Purpose) {
@@ -258,7 +273,7 @@ impl Broker {
                     Ok(DiskOutput::Read(bytes)) => bytes,
                     Ok(DiskOutput::Done | DiskOutput::List(_)) => unreachable!("a read returns bytes"),
                     Err(error) => {
-                        let file = FileName::Wal(run.file).path();
+                        let file = run.file.name().path();
                         return Err(Exit::DiskFailed { operation: "read", file, error });
                     }
                 };
@@ -293,6 +308,21 @@ impl Broker {
                     }
                 }
             }
+            Purpose::Transfer { group, plan, pending } => {
+                let Some(partition) = self.replicas.get_mut(&group).and_then(|replica| replica.partition_mut()) else {
+                    self.read_of_removed(group, plan);
+                    self.transfer_read_ended(&pending, Err(None));
+                    return Ok(());
+                };
+                match partition.log.complete_read(plan, result) {
+                    Ok(ReadResult::Ready(batches)) => self.transfer_read_ended(&pending, Ok(batches.slices)),
+                    Ok(ReadResult::NeedsDisk(plan)) => self.start_transfer_read(group, plan, pending),
+                    Ok(ReadResult::Empty | ReadResult::OutOfRange) => {
+                        self.transfer_read_ended(&pending, Ok(Vec::new()));
+                    }
+                    Err(error) => self.transfer_read_ended(&pending, Err(Some(error))),
+                }
+            }
             Purpose::Search { group, plan, waiter, goal } => {
                 let Some(partition) = self.replicas.get_mut(&group).and_then(|replica| replica.partition_mut()) else {
                     self.read_of_removed(group, plan);
@@ -325,6 +355,11 @@ impl Broker {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn start_transfer_read(&mut self, group: GroupId, plan: ReadPlan, pending: Box<PendingAnswer>) {
+        let id = self.ids.next_id();
+        self.reads.start(id, plan.action(), Purpose::Transfer { group, plan, pending });
     }
 
     fn tell_read(&mut self, waiter: Waiter, outcome: ReadOutcome) {

@@ -27,6 +27,8 @@ pub(crate) struct Replica {
     pub(super) group: Group,
     pub(super) creation: GroupCreation,
     pub(super) machine: Machine,
+    /// A transferred state is about to take this one's place: the group is left alone until it has.
+    pub(super) suspended: bool,
     pub(super) queue: ProposalQueue,
     pub(super) proposed: BTreeMap<WaiterToken, Proposed>,
     /// Owners of commands that were refused, to be told.
@@ -86,6 +88,7 @@ impl Replica {
             group,
             creation,
             machine,
+            suspended: false,
             queue: ProposalQueue::default(),
             proposed: BTreeMap::new(),
             refused: Vec::new(),
@@ -128,18 +131,30 @@ impl Replica {
         }
     }
 
-    /// Puts what waits into the log, as far as the budget goes: one message to Raft for all of it.
-    pub(super) fn propose_queued(&mut self, wall: Wall) {
-        while !self.queue.is_empty() && self.group.unapplied_bytes() < GROUP_PROPOSED_BYTES_MAX {
+    /// Puts what waits into the log, as far as the budget goes: one message to Raft for all of it. `producers_max`: what
+    /// may be proposed and not applied for another batch of a producer to join it.
+    pub(super) fn propose_queued(&mut self, wall: Wall, producers_max: usize) {
+        let is_produce = |proposal: &Proposal| matches!(proposal.owner, Owner::Produce(_));
+        if producers_max < GROUP_PROPOSED_BYTES_MAX && self.queue.iter().any(is_produce) {
+            // What keeps the group and the cluster going does not wait behind batches that are held back.
+            self.queue.put_last(is_produce);
+        }
+        loop {
             let mut bytes = self.group.unapplied_bytes();
             let mut count = 0;
-            // At least one: an idle group takes a command that is larger than the budget.
             for proposal in self.queue.iter().take(PROPOSAL_ENTRIES_MAX) {
-                bytes += proposal.data.len() + CommandHeader::BYTES;
-                if count > 0 && bytes > GROUP_PROPOSED_BYTES_MAX {
+                let max = if is_produce(proposal) { producers_max } else { GROUP_PROPOSED_BYTES_MAX };
+                let with_it = bytes + proposal.data.len() + CommandHeader::BYTES;
+                // At least one: a group with room takes a command that is larger than the budget.
+                let fits = if count == 0 { bytes < max } else { with_it <= max };
+                if !fits {
                     break;
                 }
+                bytes = with_it;
                 count += 1;
+            }
+            if count == 0 {
+                return;
             }
             let first_token = self.next_token + 1;
             let entries = self.queue.iter().take(count).zip(first_token..).map(|(proposal, token)| {

@@ -1,13 +1,15 @@
-//! Entries that lie close together in one file of the WAL: one read, not one for each.
+//! Entries that lie close together in one file: one read, not one for each.
 //!
 //! Invariant: a run is bounded, unless it is a single entry; and no small entry keeps the memory of a whole run.
 
 use bytes::Bytes;
 
 use crate::{
-    ids::FileSequence,
-    io::{DiskAction, FileName},
-    log::{read::EntryRead, record::EntryLocation},
+    io::DiskAction,
+    log::{
+        read::EntryRead,
+        record::{EntryFile, EntryLocation},
+    },
 };
 
 /// Entries of one group lie among those of others; so many bytes between two are read along.
@@ -16,7 +18,7 @@ const RUN_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct Run {
-    pub(super) file: FileSequence,
+    pub(super) file: EntryFile,
     start: u64,
     end: u64,
     /// Each with its place among those that are wanted.
@@ -44,7 +46,7 @@ impl Run {
 
     pub(super) fn action(&self) -> DiskAction {
         let length = usize::try_from(self.end - self.start).expect("a run is bounded");
-        DiskAction::Read { file: FileName::Wal(self.file), offset: self.start, length }
+        DiskAction::Read { file: self.file.name(), offset: self.start, length }
     }
 
     /// The bytes of an entry, or fewer if fewer were read.
@@ -58,10 +60,10 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{GroupId, LogIndex, Term};
+    use crate::ids::{FileSequence, GroupId, LogIndex, Term};
 
     fn read(index: u64, file: u64, offset: u64, length: u32) -> EntryRead {
-        let file = FileSequence(file);
+        let file = EntryFile::Wal(FileSequence(file));
         let location = EntryLocation { file, offset, context_length: 0, data_length: length, crc: 0 };
         EntryRead { group: GroupId(1), index: LogIndex(index), term: Term(1), location }
     }

@@ -17,6 +17,8 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 pub(super) struct Shutdown {
     give_up: Option<Monotonic>,
+    /// Nothing was led for a moment. What others hand over from then on is not handed back.
+    handed_over: bool,
 }
 
 impl Shutdown {
@@ -37,8 +39,12 @@ impl Broker {
     /// Called every turn; asks where somebody is able to take over now, and ends once nothing is led.
     pub(super) fn advance_shutdown(&mut self, now: Now) {
         let Some(give_up) = self.shutdown.give_up else { return };
-        let leads = self.hand_over();
-        if (!leads && self.wal.queued_bytes() == 0) || now.monotonic >= give_up {
+        if !self.shutdown.handed_over {
+            self.shutdown.handed_over = !self.hand_over();
+        }
+        // The next start has little to read after a checkpoint.
+        let is_over = self.shutdown.handed_over && self.wal.queued_bytes() == 0 && !self.checkpoint_before_end();
+        if is_over || now.monotonic >= give_up {
             self.exit.get_or_insert(Exit::Stopped);
         }
     }

@@ -1,4 +1,4 @@
-//! Reads one entry's payload back from the WAL.
+//! Reads one entry's payload back from the WAL or a checkpoint.
 //!
 //! Owns the way from an [`EntryLocation`] to a read operation and from the bytes to a checked payload. Invariant:
 //! bytes leave only if they are the payload of this very group, index and term. Issues nothing itself.
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{record::EntryLocation, wal::format::entry_payload_crc};
 use crate::{
     ids::{GroupId, LogIndex, Term},
-    io::{DiskAction, Exit, FileName},
+    io::{DiskAction, Exit},
 };
 
 /// One entry to read.
@@ -54,7 +54,7 @@ impl EntryRead {
     pub fn action(&self) -> Option<DiskAction> {
         let EntryLocation { file, offset, .. } = self.location;
         let length = self.length();
-        (length > 0).then_some(DiskAction::Read { file: FileName::Wal(file), offset, length })
+        (length > 0).then_some(DiskAction::Read { file: file.name(), offset, length })
     }
 
     /// Context and data, from what the operation read (nothing for an empty payload).
@@ -66,7 +66,7 @@ impl EntryRead {
         let Self { group, index, term, location } = *self;
         let crc = entry_payload_crc(group, index, term, location.context_length, &payload);
         if payload.len() != self.length() || crc != location.crc {
-            let file = FileName::Wal(location.file).path();
+            let file = location.file.name().path();
             return Err(DamagedEntry { file, offset: location.offset, group, index, term });
         }
         let context = payload.split_to(location.context_length as usize);

@@ -9,7 +9,10 @@
 
 use bytes::Bytes;
 
-use crate::ids::{FileSequence, GroupId, LogIndex, ReplicaId, Term, WriteNumber};
+use crate::{
+    ids::{CheckpointNumber, FileSequence, GroupId, LogIndex, ReplicaId, Term, WriteNumber},
+    io::FileName,
+};
 
 /// One fact to keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,10 +62,27 @@ pub enum EntryKind {
     ConfChangeV2,
 }
 
-/// Where the payload of an entry lies in the WAL.
+/// The file that holds the payload of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EntryFile {
+    Wal(FileSequence),
+    /// An entry that was not applied when the checkpoint was taken.
+    Checkpoint(CheckpointNumber),
+}
+
+impl EntryFile {
+    pub fn name(self) -> FileName {
+        match self {
+            Self::Wal(sequence) => FileName::Wal(sequence),
+            Self::Checkpoint(number) => FileName::Checkpoint(number),
+        }
+    }
+}
+
+/// Where the payload of an entry lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryLocation {
-    pub file: FileSequence,
+    pub file: EntryFile,
     /// Byte offset of context ++ data in the file.
     pub offset: u64,
     pub context_length: u32,
@@ -76,10 +96,20 @@ pub struct EntryLocation {
 pub struct RecoveredRecord {
     /// The write it belongs to. Records of one write are all there or none is.
     pub write: WriteNumber,
-    /// Entries carry their payload.
+    /// Entries carry their payload if it is intact, and none if it is damaged.
     pub record: WalRecord,
-    /// Set for entries and fills.
+    /// Set for entries and fills. Names length and CRC of the payload, whether it is intact or not.
     pub location: Option<EntryLocation>,
+    /// Only entries and fills are ever handed out with a damaged payload.
+    pub payload: PayloadState,
+}
+
+/// Whether a payload is what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PayloadState {
+    Intact,
+    /// It was durable, and its checksum does not hold any more. Group, index, term, length and CRC are known.
+    Damaged,
 }
 
 /// What the WAL tells about its progress.

@@ -169,6 +169,12 @@ impl PartitionState {
         outdated.then(|| PartitionCommand::Configure { version, config: ApplyConfig::of(configs) })
     }
 
+    /// As a checkpoint with a planted bug remembers it.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn without_producers(&self) -> Self {
+        Self { producers: Producers::default(), ..self.clone() }
+    }
+
     /// Equal on two replicas exactly if their states are (but for collisions). For checks, never for decisions.
     pub fn state_hash(&self) -> u64 {
         let mut image = Vec::new();

@@ -3,9 +3,15 @@
 
 pub mod group;
 pub mod peer;
+pub mod transfer;
 
 /// A message between two replicas, to be carried and not to be looked into.
 pub type RaftMessage = raft::prelude::Message;
+
+/// Whether a message announces a state that its receiver has to fetch.
+pub fn announces_state(message: &RaftMessage) -> bool {
+    message.msg_type == raft::prelude::MessageType::MsgSnapshot as i32
+}
 
 /// Whether a message asks for a vote and carries nothing else, so that keeping it costs next to nothing.
 pub fn asks_for_vote_only(message: &RaftMessage) -> bool {

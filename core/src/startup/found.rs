@@ -1,17 +1,25 @@
-//! What the WAL says is on this node: groups, their hard states, where their logs end.
+//! What checkpoint and WAL say is on this node: groups, their hard states, where their logs end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
+
+use bytes::Bytes;
 
 use crate::{
     config::NodeConfig,
-    ids::{GroupId, Offset, ReplicaId},
+    ids::{CheckpointNumber, GroupId, Offset, ReplicaId, WriteNumber},
     io::{Exit, FileName},
+    limits::SEGMENT_PROVE_CHUNKS,
     log::{
-        record::{EntryLocation, RecoveredRecord, WalRecord},
-        segment::LogSettings,
+        checkpoint::{Checkpoint, CheckpointDone, FoundSection, GroupSection, MachineImage},
+        read::DamagedEntry,
+        record::{EntryFile, EntryLocation, PayloadState, RecoveredRecord, WalRecord},
+        segment::{LogImage, LogSettings},
     },
     metadata::GroupCreation,
-    replication::group::{GroupStart, Membership, StartError},
+    replication::group::{GroupStart, InlineEntry, Membership, StartError},
 };
 
 #[derive(Debug, Default)]
@@ -19,37 +27,85 @@ pub(super) struct Found {
     pub(super) groups: BTreeMap<GroupId, FoundGroup>,
     /// Groups that were removed from this node for good; their files may be left.
     pub(super) removed: BTreeSet<GroupId>,
+    /// Checkpoints that records name.
+    done: Vec<CheckpointDone>,
 }
 
-/// One replica, as far as the WAL tells.
+/// One replica, as far as checkpoint and WAL tell.
 #[derive(Debug)]
 pub(super) struct FoundGroup {
     pub(super) creation: GroupCreation,
     pub(super) start: GroupStart,
+    /// Records of WAL writes up to this one are in what follows already.
+    pub(super) write: WriteNumber,
+    /// The state as of `start.applied`; `None`: it begins empty.
+    pub(super) restored: Option<Restored>,
+    /// Entries behind that, in order.
+    pub(super) inline: Vec<InlineEntry>,
+}
+
+/// The states that a section holds.
+#[derive(Debug)]
+pub(super) struct Restored {
+    pub(super) machine: Bytes,
+    pub(super) log: Option<LogImage>,
+    /// Where they were found.
+    pub(super) file: FileName,
 }
 
 impl Found {
+    /// What a checkpoint says. `is_here`: whether a file is there that entries may lie in.
+    pub(super) fn from_checkpoint(
+        checkpoint: &mut Checkpoint,
+        is_here: impl Fn(EntryFile) -> bool,
+    ) -> Result<Self, Exit> {
+        let file = FileName::Checkpoint(checkpoint.done.number);
+        let mut found = Self { removed: checkpoint.destroyed.clone(), ..Self::default() };
+        for section in &mut checkpoint.sections {
+            let id = section.section.group;
+            // It was removed after its turn in the checkpoint.
+            if found.removed.contains(&id) {
+                continue;
+            }
+            let group = FoundGroup::from_section(section, &is_here, file).map_err(|what| Exit::Damaged {
+                file: file.path(),
+                offset: 0,
+                what: format!("group {id}: {what}"),
+            })?;
+            found.groups.insert(id, group);
+        }
+        Ok(found)
+    }
+
+    /// Whether a record names this checkpoint, and it is the one that was meant.
+    pub(super) fn names(&self, done: &CheckpointDone) -> bool {
+        self.done.contains(done)
+    }
+
+    pub(super) fn newest_named(&self) -> CheckpointNumber {
+        self.done.iter().map(|done| done.number).max().unwrap_or_default()
+    }
+
     /// Takes in the next record of the WAL. Payloads are dropped: a replay reads them again.
     pub(super) fn take_in(&mut self, recovered: RecoveredRecord) -> Result<(), Exit> {
         let write = recovered.write;
         let damaged =
             |what: String| Exit::Damaged { file: "wal".to_owned(), offset: 0, what: format!("write {write}: {what}") };
-        let unsupported = |what: &str| {
-            Err(Exit::Refused(format!(
-                "the write-ahead log holds {what} (write {write}), which this build cannot take up; start a newer build"
-            )))
-        };
-        match recovered.record {
-            WalRecord::Create { group, replica, creation } => {
-                let creation = GroupCreation::decode(&creation)
-                    .map_err(|error| damaged(format!("the creation of group {group}: {error}")))?;
-                let start = GroupStart::created(group, replica, membership(&creation));
-                if self.removed.contains(&group) || self.groups.insert(group, FoundGroup { creation, start }).is_some()
-                {
-                    return Err(damaged(format!("group {group} is created twice")));
-                }
-                Ok(())
+        if recovered.payload == PayloadState::Damaged
+            && let WalRecord::Entry(entry) | WalRecord::Fill(entry) = &recovered.record
+        {
+            let location = recovered.location.expect("recovery locates every entry");
+            return Err(DamagedEntry {
+                file: location.file.name().path(),
+                offset: location.offset,
+                group: entry.group,
+                index: entry.index,
+                term: entry.term,
             }
+            .into());
+        }
+        match recovered.record {
+            WalRecord::Create { group, replica, creation } => self.create(group, replica, &creation).map_err(damaged),
             WalRecord::Destroy { group, .. } => {
                 self.groups.remove(&group);
                 self.removed.insert(group);
@@ -57,16 +113,24 @@ impl Found {
             }
             WalRecord::Entry(entry) => {
                 let location = recovered.location.expect("recovery locates every entry");
-                let Some(found) = self.groups.get_mut(&entry.group) else {
-                    return Err(damaged(format!("an entry of group {}, which is not here", entry.group)));
+                let Some(found) = self.group_of_record(entry.group, write, "an entry").map_err(damaged)? else {
+                    return Ok(());
                 };
                 let log = &mut found.start.log;
                 log.recover(entry.index, entry.term, entry.kind, location)
                     .map_err(|error| damaged_entry(location, entry.group, error))
             }
+            WalRecord::Fill(entry) => {
+                let location = recovered.location.expect("recovery locates every entry");
+                let Some(found) = self.group_of_record(entry.group, write, "a payload").map_err(damaged)? else {
+                    return Ok(());
+                };
+                found.start.place(entry.index, entry.term, location);
+                Ok(())
+            }
             WalRecord::HardState { group, term, vote, commit, .. } => {
-                let Some(found) = self.groups.get_mut(&group) else {
-                    return Err(damaged(format!("a hard state of group {group}, which is not here")));
+                let Some(found) = self.group_of_record(group, write, "a hard state").map_err(damaged)? else {
+                    return Ok(());
                 };
                 let state = &mut found.start.hard_state;
                 state.term = term;
@@ -74,19 +138,106 @@ impl Found {
                 state.commit = commit;
                 Ok(())
             }
-            WalRecord::Fill(_) => unsupported("a repaired entry"),
-            WalRecord::Switch { .. } => unsupported("a transferred state"),
-            WalRecord::Quarantine { .. } => unsupported("a quarantined replica"),
-            WalRecord::CheckpointDone { .. } => unsupported("a checkpoint"),
+            WalRecord::Switch { group, state, .. } => self.switch(group, write, &state).map_err(damaged),
+            WalRecord::Quarantine { .. } => Err(Exit::Refused(format!(
+                "the write-ahead log holds a quarantined replica (write {write}), which this build cannot take up; start \
+                 a newer build"
+            ))),
+            WalRecord::CheckpointDone { checkpoint } => {
+                let done = CheckpointDone::decode(&checkpoint)
+                    .map_err(|error| damaged(format!("the record of a checkpoint: {error}")))?;
+                self.done.push(done);
+                Ok(())
+            }
         }
+    }
+
+    fn create(&mut self, group: GroupId, replica: ReplicaId, creation: &[u8]) -> Result<(), String> {
+        let creation =
+            GroupCreation::decode(creation).map_err(|error| format!("the creation of group {group}: {error}"))?;
+        if let Some(known) = self.groups.get(&group) {
+            // A checkpoint may have been taken between the creation and the write that holds its record.
+            if known.restored.is_some() && known.start.replica == replica {
+                return Ok(());
+            }
+            return Err(format!("group {group} is created twice"));
+        }
+        if self.removed.contains(&group) {
+            // Removed again behind this, and the checkpoint knows it.
+            return Ok(());
+        }
+        let start = GroupStart::created(group, replica, membership(&creation));
+        let write = WriteNumber(0);
+        self.groups.insert(group, FoundGroup { creation, start, write, restored: None, inline: Vec::new() });
+        Ok(())
+    }
+
+    /// The group that a record of a write belongs to; `None` if the record is to be passed over.
+    fn group_of_record(
+        &mut self,
+        group: GroupId,
+        write: WriteNumber,
+        what: &str,
+    ) -> Result<Option<&mut FoundGroup>, String> {
+        match self.groups.get_mut(&group) {
+            Some(found) => Ok((write > found.write).then_some(found)),
+            None if self.removed.contains(&group) => Ok(None),
+            None => Err(format!("{what} of group {group}, which is not here")),
+        }
+    }
+
+    /// The state of a group was replaced by a transferred one.
+    fn switch(&mut self, group: GroupId, write: WriteNumber, state: &Bytes) -> Result<(), String> {
+        if self.group_of_record(group, write, "a transferred state")?.is_none() {
+            return Ok(());
+        }
+        let what = |error: String| format!("the transferred state of group {group}: {error}");
+        let (section, placed) = GroupSection::decode(state).map_err(|error| what(error.to_string()))?;
+        let MachineImage::Inline(image) = section.image.clone() else {
+            return Err(what("its image lies in a file".to_owned()));
+        };
+        if section.group != group || !placed.is_empty() {
+            return Err(what("it holds what it cannot hold".to_owned()));
+        }
+        let mut found = FoundSection { section, image, placed: Vec::new() };
+        let found = FoundGroup::from_section(&mut found, |_| true, FileName::Wal(Default::default())).map_err(what)?;
+        self.groups.insert(group, FoundGroup { write, ..found });
+        Ok(())
     }
 }
 
 impl FoundGroup {
+    fn from_section(
+        found: &mut FoundSection,
+        is_here: impl Fn(EntryFile) -> bool,
+        file: FileName,
+    ) -> Result<Self, String> {
+        let creation =
+            GroupCreation::decode(&found.section.creation).map_err(|error| format!("its creation: {error}"))?;
+        let (start, inline) = GroupStart::from_section(found, is_here).map_err(|error| error.to_string())?;
+        let log = match mem::take(&mut found.section.log) {
+            Some(slices) => {
+                let bytes = match slices.as_slice() {
+                    [one] => one.clone(),
+                    slices => slices.concat().into(),
+                };
+                Some(LogImage::decode(bytes).map_err(|error| error.to_string())?)
+            }
+            None => None,
+        };
+        let restored = Restored { machine: mem::take(&mut found.image), log, file };
+        Ok(Self { creation, start, write: found.section.write, restored: Some(restored), inline })
+    }
+
     /// Where its batches are, if it is a partition.
     pub(super) fn settings(&self, config: &NodeConfig) -> Option<LogSettings> {
         self.creation.topic?;
         Some(settings(&self.creation, config))
+    }
+
+    /// What of its log lies in segments and in the checkpoint.
+    pub(super) fn take_log(&mut self) -> Option<LogImage> {
+        self.restored.as_mut().and_then(|restored| restored.log.take())
     }
 }
 
@@ -96,6 +247,7 @@ pub(crate) fn settings(creation: &GroupCreation, config: &NodeConfig) -> LogSett
         group: creation.group,
         start: Offset(0),
         segment_bytes: creation.configs.segment_bytes().unwrap_or(config.segment_bytes),
+        prove_chunks: SEGMENT_PROVE_CHUNKS,
     }
 }
 
@@ -107,7 +259,7 @@ pub(crate) fn membership(creation: &GroupCreation) -> Membership {
 
 fn damaged_entry(location: EntryLocation, group: GroupId, error: StartError) -> Exit {
     Exit::Damaged {
-        file: FileName::Wal(location.file).path(),
+        file: location.file.name().path(),
         offset: location.offset,
         what: format!("group {group}: {error}"),
     }

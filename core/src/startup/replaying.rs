@@ -1,4 +1,4 @@
-//! Applies what was committed before the start, reading the WAL once from front to back.
+//! Applies what was committed before the start: what the checkpoint carries, then the WAL once from front to back.
 //!
 //! Invariant: an entry is applied only if its group's log still holds it at this very place, which a later truncation
 //! would have changed, and only up to the commit index that was durable. Memory stays bounded: batches that segments do
@@ -11,20 +11,20 @@ use slog::Logger;
 use super::found::FoundGroup;
 use crate::{
     broker::{Machine, Partition, Replica, apply_entry},
-    command::{CommandHeader, Entry},
+    command::{CommandHeader, Entry, ImageError, StateMachine},
     config::NodeConfig,
     ids::{GroupId, OperationId},
     io::{DiskError, DiskOutput, Effects, Exit, OperationIds},
     limits::{SEGMENT_WRITE_BYTES_MAX, SHARD_TAIL_BYTES_MAX},
     log::{
-        record::{EntryKind, RecoveredRecord, WalRecord},
+        record::{EntryKind, EntryLocation, EntryRecord, WalRecord},
         recovery::{Progress, Recovered, Replay},
         segment::{PartitionLog, fewest_to_write},
         wal::Wal,
     },
     metadata::MetadataState,
     partition::PartitionState,
-    replication::group::Group,
+    replication::group::{Group, InlineEntry, Payload},
     rng::Stream,
     time::{Monotonic, Now},
 };
@@ -51,19 +51,42 @@ pub(super) struct Replayed {
 }
 
 impl Replaying {
-    pub(super) fn add_partition(&mut self, group: FoundGroup, log: PartitionLog) {
-        let machine = Machine::Partition(Box::new(Partition { state: PartitionState::new(), log }));
+    pub(super) fn add_partition(&mut self, group: FoundGroup, log: PartitionLog) -> Result<(), Exit> {
+        let state: PartitionState = restore(&group)?.unwrap_or_default();
+        if state.next_offset() != log.applied_offset() {
+            let what = format!("the state ends at offset {}, the log at {}", state.next_offset(), log.applied_offset());
+            return Err(contradiction(&group, &what));
+        }
+        let machine = Machine::Partition(Box::new(Partition { state, log }));
         self.groups.insert(group.creation.group, (group, machine));
+        Ok(())
     }
 
-    pub(super) fn add_metadata(&mut self, group: FoundGroup) {
-        self.groups.insert(group.creation.group, (group, Machine::Metadata(MetadataState::new())));
+    pub(super) fn add_metadata(&mut self, group: FoundGroup) -> Result<(), Exit> {
+        let state: MetadataState = restore(&group)?.unwrap_or_default();
+        self.groups.insert(group.creation.group, (group, Machine::Metadata(state)));
+        Ok(())
     }
 
-    pub(super) fn begin(&mut self, recovered: Recovered, removed: BTreeSet<GroupId>) {
+    /// Applies what a checkpoint holds and was committed since, and begins with the WAL.
+    pub(super) fn begin(&mut self, now: Now, recovered: Recovered, removed: BTreeSet<GroupId>) -> Result<(), Exit> {
         self.wal = Some(recovered.wal);
         self.replay = Some(Replay::new(recovered.replay));
         self.removed = removed;
+        for (found, machine) in self.groups.values_mut() {
+            for InlineEntry { index, term, kind, location, payload } in std::mem::take(&mut found.inline) {
+                let record = EntryRecord {
+                    group: found.creation.group,
+                    index,
+                    term,
+                    kind,
+                    context: payload.context,
+                    data: payload.data,
+                };
+                apply(now, found, machine, record, location)?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn handle(
@@ -100,8 +123,14 @@ impl Replaying {
         }
         let mut records = Vec::new();
         let progress = self.replay.as_mut().expect("the replay has begun").poll(effects, ids, &mut records)?;
-        for record in records {
-            self.apply(now, record)?;
+        for recovered in records {
+            let (WalRecord::Entry(record) | WalRecord::Fill(record)) = recovered.record else { continue };
+            let location = recovered.location.expect("recovery locates every entry");
+            // A group that was removed later is not there any more.
+            let Some((found, machine)) = self.groups.get_mut(&record.group) else { continue };
+            if recovered.write > found.write {
+                apply(now, found, machine, record, location)?;
+            }
         }
         match progress {
             Progress::More | Progress::Waiting => Ok(progress),
@@ -143,39 +172,6 @@ impl Replaying {
         left
     }
 
-    fn apply(&mut self, now: Now, recovered: RecoveredRecord) -> Result<(), Exit> {
-        let WalRecord::Entry(record) = recovered.record else { return Ok(()) };
-        let location = recovered.location.expect("recovery locates every entry");
-        // A group that was removed later is not there any more.
-        let Some((found, machine)) = self.groups.get_mut(&record.group) else { return Ok(()) };
-        let start = &mut found.start;
-        if record.index > start.hard_state.commit || !start.log.holds(record.index, record.term, location) {
-            return Ok(());
-        }
-        assert_eq!(record.index, start.applied.next(), "committed entries lie in the WAL in their order");
-        match record.kind {
-            EntryKind::Normal if record.context.is_empty() && record.data.is_empty() => {}
-            EntryKind::Normal => {
-                let header = CommandHeader::decode(&record.context).map_err(|error| {
-                    Exit::Refused(format!(
-                        "the command at {} of group {}: {error}; start a build that understands it",
-                        record.index, record.group
-                    ))
-                })?;
-                let entry = Entry { index: record.index, term: record.term, header, data: record.data };
-                apply_entry(machine, now, &entry)?;
-            }
-            EntryKind::ConfChange | EntryKind::ConfChangeV2 => {
-                return Err(Exit::Refused(format!(
-                    "group {} changed its members, which this build cannot take up; start a newer build",
-                    record.group
-                )));
-            }
-        }
-        start.applied = record.index;
-        Ok(())
-    }
-
     /// The replicas of this node, ready to run.
     pub(super) fn finish(self, config: &NodeConfig, logger: &Logger) -> Result<Replayed, Exit> {
         let mut replicas = BTreeMap::new();
@@ -195,4 +191,59 @@ impl Replaying {
             segment_operations: self.writing,
         })
     }
+}
+
+/// Applies an entry, or keeps it in memory for later, as it was before the restart.
+fn apply(
+    now: Now,
+    found: &mut FoundGroup,
+    machine: &mut Machine,
+    record: EntryRecord,
+    location: EntryLocation,
+) -> Result<(), Exit> {
+    let start = &mut found.start;
+    if record.index <= start.applied || !start.log.holds(record.index, record.term, location) {
+        return Ok(());
+    }
+    // A payload that was repaired comes late, and what lies behind it came before: that is left to the running group. So
+    // is what follows a change of the membership, which only a running group applies.
+    let is_next = record.index == start.applied.next() && record.index <= start.hard_state.commit;
+    match record.kind {
+        EntryKind::Normal if is_next => {
+            let (index, term) = (record.index, record.term);
+            if !(record.context.is_empty() && record.data.is_empty()) {
+                let header = CommandHeader::decode(&record.context).map_err(|error| {
+                    Exit::Refused(format!(
+                        "the command at {index} of group {}: {error}; start a build that understands it",
+                        record.group
+                    ))
+                })?;
+                apply_entry(machine, now, &Entry { index, term, header, data: record.data })?;
+            }
+            start.applied = index;
+        }
+        EntryKind::Normal | EntryKind::ConfChange | EntryKind::ConfChangeV2 => {
+            let payload = Payload { context: record.context, data: record.data };
+            start.supply(record.index, record.term, payload);
+        }
+    }
+    Ok(())
+}
+
+/// The state that a checkpoint or a transfer brought, if one did.
+fn restore<M: StateMachine>(group: &FoundGroup) -> Result<Option<M>, Exit> {
+    let Some(restored) = &group.restored else { return Ok(None) };
+    M::restore_image(&restored.machine).map(Some).map_err(|error| match error {
+        ImageError::Version(_) => Exit::Refused(format!(
+            "{}: group {}: {error}; start a build that understands it",
+            restored.file.path(),
+            group.creation.group
+        )),
+        ImageError::Damaged { .. } => contradiction(group, &error.to_string()),
+    })
+}
+
+fn contradiction(group: &FoundGroup, what: &str) -> Exit {
+    let file = group.restored.as_ref().map_or("wal".to_owned(), |restored| restored.file.path());
+    Exit::Damaged { file, offset: 0, what: format!("group {}: {what}", group.creation.group) }
 }

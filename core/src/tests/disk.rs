@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::io::{DiskAction, DiskError, DiskOutput, FileName};
+use crate::io::{Directory, DiskAction, DiskError, DiskOutput, FileName};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Disk {
     files: BTreeMap<FileName, Vec<u8>>,
+    /// Syncs of files of partitions, and of their directories.
+    pub(super) partition_syncs: u32,
 }
 
 impl Disk {
@@ -31,8 +33,11 @@ impl Disk {
             }
             DiskAction::Sync { file } => {
                 self.files.get(&file).ok_or(DiskError::NotFound)?;
+                self.partition_syncs += u32::from(matches!(file, FileName::Segment { .. }));
             }
-            DiskAction::SyncDirectory { .. } => {}
+            DiskAction::SyncDirectory { directory } => {
+                self.partition_syncs += u32::from(matches!(directory, Directory::Group(_) | Directory::Groups));
+            }
             DiskAction::Read { file, offset, length } => {
                 let bytes = self.files.get(&file).ok_or(DiskError::NotFound)?;
                 let from = place(offset).min(bytes.len());
@@ -55,6 +60,21 @@ impl Disk {
             }
         }
         Ok(DiskOutput::Done)
+    }
+
+    pub(super) fn sizes(&self) -> impl Iterator<Item = (FileName, u64)> {
+        self.files.iter().map(|(file, bytes)| (*file, bytes.len() as u64))
+    }
+
+    /// Damages a byte.
+    pub(super) fn flip(&mut self, file: FileName, byte: usize) {
+        self.files.get_mut(&file).unwrap()[byte] ^= 0x40;
+    }
+
+    /// Bytes of all files of the write-ahead log.
+    pub(super) fn wal_bytes(&self) -> u64 {
+        let files = self.files.iter().filter(|(name, _)| matches!(name, FileName::Wal(_)));
+        files.map(|(_, bytes)| bytes.len() as u64).sum()
     }
 
     pub(super) fn files(&self) -> impl Iterator<Item = FileName> {

@@ -13,7 +13,7 @@ use crate::{
     ids::{GroupId, NodeId},
     limits::{
         ANSWER_BYTES_MAX, ANSWER_RESERVE_BYTES, CLIENT_STALL_CROWDED_MAX, CLIENT_STALL_MAX, ENTRY_CACHE_BYTES,
-        FETCH_BYTES_MAX, SHARD_PROPOSED_BYTES_MAX, SHARD_TAIL_BYTES_MAX,
+        FETCH_BYTES_MAX, SEGMENT_SYNCS_PER_SECOND, SHARD_PROPOSED_BYTES_MAX, SHARD_TAIL_BYTES_MAX,
     },
 };
 
@@ -76,6 +76,31 @@ fn a_restart_replays_more_than_fits_into_memory() {
     let after = world.groups(node)[&GROUP].clone();
     assert_eq!((after.state_hash, after.content, after.next_offset.0), (before.state_hash, before.content, records));
     assert!(world.inspect(node).tail_bytes <= SHARD_TAIL_BYTES_MAX);
+}
+
+#[test]
+fn a_hundred_partitions_that_are_all_written_cost_a_few_syncs_per_second() {
+    let mut world = World::formed(1);
+    let node = *world.nodes.keys().next().unwrap();
+    world.create_topics(node, &[TOPIC], 100, 1);
+    world.run_until("every partition is led", |world| {
+        world.groups(node).values().filter(|group| group.serving).count() > 100
+    });
+    let connection = world.connect(node);
+    let mut syncs = Vec::new();
+    for _ in 0..90 {
+        let parts = (0..100).map(|partition| (partition, batch(&["a record"]))).collect();
+        let answer = world.call::<ProduceRequest>(connection, &produce_parts(-1, parts), 9);
+        assert!(answer.responses[0].partition_responses.iter().all(|part| part.error_code == ErrorCode::None));
+        world.run_for(Duration::from_secs(1));
+        syncs.push(std::mem::take(&mut world.nodes.get_mut(&node).unwrap().disk.partition_syncs));
+    }
+    // What is small waits for half a minute, then it trickles out.
+    assert_eq!(syncs[..28].iter().sum::<u32>(), 0);
+    let (begun, seconds) = (syncs[30..].iter().sum::<u32>(), syncs.len() as u32 - 30);
+    assert!(begun > 0, "the oldest are written");
+    assert!(begun <= (SEGMENT_SYNCS_PER_SECOND + 1) * seconds, "{begun} syncs in {seconds} seconds");
+    world.assert_nothing_waits();
 }
 
 #[test]

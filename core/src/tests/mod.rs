@@ -1,5 +1,6 @@
 //! Stories about whole nodes, told exactly; the simulator explores the rest at random.
 
+mod checkpoints;
 mod client;
 mod copies;
 mod disk;
@@ -7,5 +8,7 @@ mod hostile;
 mod load;
 mod requests;
 mod restarts;
+mod slowdown;
 mod topics;
+mod transfer;
 mod world;

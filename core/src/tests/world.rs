@@ -154,6 +154,31 @@ impl World {
         node.shard = Some(Shard::new(config, Logger::root(Discard, o!())));
     }
 
+    /// What a process on this disk finds, before anything else happens.
+    pub(super) fn recovered(&self, id: NodeId, mut disk: Disk) -> Result<Inspection, Exit> {
+        let mut shard = Shard::new(self.config(id), Logger::root(Discard, o!()));
+        loop {
+            let mut effects = Effects::default();
+            shard.poll(self.clocks(), &mut effects);
+            if let Some(exit) = effects.exit {
+                return Err(exit);
+            }
+            if let Some(inspection) = shard.inspect(Depth::Deep) {
+                return Ok(inspection);
+            }
+            assert!(!effects.is_empty(), "a start waits for its disk only");
+            for operation in effects.wal.into_iter().chain(effects.disk) {
+                let result = disk.run(operation.action);
+                shard.handle(self.clocks(), Input::Disk { operation: operation.id, result });
+            }
+        }
+    }
+
+    /// Disk operations that were issued and not carried out.
+    pub(super) fn pending(&self, node: NodeId) -> usize {
+        self.nodes[&node].operations.len()
+    }
+
     /// The process ends at once: links and connections break, what was written stays.
     pub(super) fn kill(&mut self, id: NodeId) {
         let node = self.nodes.get_mut(&id).unwrap();
@@ -356,7 +381,9 @@ impl World {
         let end = start + Duration::from_secs(60);
         self.settle();
         while !condition(self) {
-            assert!(self.now < end, "within a minute {what}");
+            let exits =
+                || self.nodes.iter().filter_map(|(id, node)| Some((id, node.exit.as_ref()?))).collect::<Vec<_>>();
+            assert!(self.now < end, "within a minute {what}; ended: {:?}", exits());
             self.advance(end);
         }
         self.now.since(start)

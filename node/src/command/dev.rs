@@ -29,6 +29,8 @@ use crate::{
 
 const HOST: &str = "127.0.0.1";
 const NODES_DEFAULT: u16 = 3;
+/// Files that the write-ahead log of a node may take.
+const WAL_FILES: u64 = 16;
 
 /// Runs a whole cluster in this process until Ctrl-C
 #[derive(Debug, Args)]
@@ -137,7 +139,11 @@ fn configs(client_listeners: &[TcpListener], peer_listeners: &[TcpListener]) -> 
     let mut configs = Vec::with_capacity(count);
     for (position, listener) in client_listeners.iter().enumerate() {
         let advertised = endpoint(port(listener)?);
-        configs.push(NodeConfig::new(node_id(position), peers.clone(), advertised, running::seed()?));
+        let mut config = NodeConfig::new(node_id(position), peers.clone(), advertised, running::seed()?);
+        // Several nodes share one disk, which is seldom a server's.
+        config.wal_file_bytes = NodeConfig::WAL_FILE_BYTES_MIN;
+        config.wal_budget_bytes = WAL_FILES * NodeConfig::WAL_FILE_BYTES_MIN;
+        configs.push(config);
     }
     configs.iter().for_each(|config| config.check().expect("a cluster made here is configured well"));
     Ok(configs)

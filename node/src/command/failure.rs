@@ -63,6 +63,10 @@ pub(crate) enum Failure {
     DamagedBatch(BatchError),
     #[error("{0} records were not written")]
     BenchFailures(u64),
+    #[error("{} cannot be read: {error}", path.display())]
+    File { path: PathBuf, error: io::Error },
+    #[error("{0} places are damaged: start the node, which repairs from other replicas what it can, or restore it")]
+    DamageFound(usize),
 }
 
 impl Failure {
@@ -87,7 +91,9 @@ impl Failure {
             | Self::NotWritten { .. }
             | Self::NotRead(_)
             | Self::DamagedBatch(_)
-            | Self::BenchFailures(_) => 1,
+            | Self::BenchFailures(_)
+            | Self::File { .. }
+            | Self::DamageFound(_) => 1,
         })
     }
 }

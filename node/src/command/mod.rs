@@ -13,6 +13,7 @@ mod consume;
 mod dev;
 mod failure;
 mod lines;
+mod log;
 mod produce;
 mod running;
 mod server;
@@ -55,6 +56,7 @@ enum Command {
     Produce(produce::Produce),
     Consume(consume::Consume),
     Bench(bench::Bench),
+    Log(log::Log),
 }
 
 /// Runs the command that the process was started with, and says how it ended.
@@ -67,6 +69,7 @@ pub fn run<C: Core>(new_core: impl Fn(NodeConfig, Logger) -> C + Clone + Send + 
         Command::Produce(produce) => produce.run(),
         Command::Consume(consume) => consume.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Log(log) => log.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

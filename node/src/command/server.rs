@@ -65,6 +65,9 @@ pub(super) struct Server {
     /// Size of one file of the write-ahead log [default: 67108864]
     #[arg(long, value_name = "BYTES")]
     wal_file_bytes: Option<String>,
+    /// What all files of the write-ahead log may take [default: 4294967296]
+    #[arg(long, value_name = "BYTES")]
+    wal_budget_bytes: Option<String>,
     /// Size of one file of a partition's log [default: 1073741824]
     #[arg(long, value_name = "BYTES")]
     segment_bytes: Option<String>,
@@ -136,6 +139,7 @@ impl Server {
             .with_flag(Key::DefaultPartitions, self.default_partitions)
             .with_flag(Key::DefaultReplicationFactor, self.default_replication_factor)
             .with_flag(Key::WalFileBytes, self.wal_file_bytes)
+            .with_flag(Key::WalBudgetBytes, self.wal_budget_bytes)
             .with_flag(Key::SegmentBytes, self.segment_bytes)
             .with_flag(Key::LogFormat, self.log_format)
             .with_flag(Key::LogLevel, self.log_level)

@@ -32,7 +32,7 @@ pub enum DataDirectoryError {
 
 const LOCK: &str = "lock";
 /// What a data directory may hold at its top. `lost+found` is what an ext4 volume mounted there brings along.
-const KNOWN: [&str; 6] = [LOCK, "identity", "identity.new", "wal", "groups", "lost+found"];
+const KNOWN: [&str; 8] = [LOCK, "identity", "identity.new", "wal", "checkpoints", "images", "groups", "lost+found"];
 
 impl DataDirectory {
     /// Opens the directory, creating it if there is none, and locks it. A directory with foreign files is refused

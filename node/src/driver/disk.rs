@@ -64,8 +64,9 @@ enum Missing {
 impl Disk {
     pub fn new(directory: DataDirectory) -> io::Result<Self> {
         let disk = Self { directory, open: Mutex::default() };
-        create_durably(&disk.directory_path(Directory::Wal))?;
-        create_durably(&disk.directory_path(Directory::Groups))?;
+        for directory in [Directory::Wal, Directory::Checkpoints, Directory::Images, Directory::Groups] {
+            create_durably(&disk.directory_path(directory))?;
+        }
         Ok(disk)
     }
 

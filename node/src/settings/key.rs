@@ -14,6 +14,7 @@ pub enum Key {
     DefaultPartitions,
     DefaultReplicationFactor,
     WalFileBytes,
+    WalBudgetBytes,
     SegmentBytes,
     LogFormat,
     LogLevel,
@@ -29,7 +30,7 @@ pub(crate) enum Kind {
 }
 
 impl Key {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Node,
         Self::DataDirectory,
         Self::Nodes,
@@ -41,6 +42,7 @@ impl Key {
         Self::DefaultPartitions,
         Self::DefaultReplicationFactor,
         Self::WalFileBytes,
+        Self::WalBudgetBytes,
         Self::SegmentBytes,
         Self::LogFormat,
         Self::LogLevel,
@@ -60,6 +62,7 @@ impl Key {
             Self::DefaultPartitions => "default_partitions",
             Self::DefaultReplicationFactor => "default_replication_factor",
             Self::WalFileBytes => "wal_file_bytes",
+            Self::WalBudgetBytes => "wal_budget_bytes",
             Self::SegmentBytes => "segment_bytes",
             Self::LogFormat => "log_format",
             Self::LogLevel => "log_level",
@@ -84,6 +87,7 @@ impl Key {
             | Self::DefaultPartitions
             | Self::DefaultReplicationFactor
             | Self::WalFileBytes
+            | Self::WalBudgetBytes
             | Self::SegmentBytes => Kind::Number,
             Self::DataDirectory
             | Self::Listen

@@ -98,6 +98,7 @@ impl ServerSettings {
         values.replace(&mut config.default_partitions, Key::DefaultPartitions, NUMBER)?;
         values.replace(&mut config.default_replication_factor, Key::DefaultReplicationFactor, NUMBER)?;
         values.replace(&mut config.wal_file_bytes, Key::WalFileBytes, NUMBER)?;
+        values.replace(&mut config.wal_budget_bytes, Key::WalBudgetBytes, NUMBER)?;
         values.replace(&mut config.segment_bytes, Key::SegmentBytes, NUMBER)?;
         config.check()?;
 

@@ -42,9 +42,9 @@ struct Options {
     twice: bool,
     json: bool,
     mutant: Option<String>,
+    media: Option<String>,
     /// Another build of this program, in which every seed runs as well.
     against: Option<PathBuf>,
-    media: Option<String>,
 }
 
 /// One seed's outcome, and whether its runs agreed.
@@ -64,8 +64,8 @@ pub(super) fn run(mut arguments: Arguments) -> Result<(), Failed> {
         twice: arguments.flag("--twice"),
         json: arguments.flag("--json"),
         mutant: arguments.option("--mutant")?,
-        against: arguments.option("--against")?.map(PathBuf::from),
         media: arguments::swarm(&mut arguments)?,
+        against: arguments.option("--against")?.map(PathBuf::from),
     };
     arguments.end()?;
     if let Some(name) = &options.mutant {

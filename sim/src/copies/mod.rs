@@ -10,6 +10,7 @@
 //! Invariant: what is intact is read off the platters whenever it is asked for, never remembered, so that repair counts
 //! as soon as it is durable. Does not damage anything.
 
+mod checkpoint;
 #[cfg(test)]
 mod tests;
 mod wal;
@@ -114,6 +115,8 @@ impl<'a> Platters<'a> {
                 let bytes = self.disks[node].platter(log, 0, usize::MAX).unwrap_or_default();
                 Hit::Pieces(vec![Piece::Segment { group, file: log, offset: 0, bytes }])
             }
+            // An older one may do instead, but what this budget knows of a node's entries comes from its WAL alone.
+            FileName::Checkpoint(_) | FileName::Image { .. } => Hit::Node("a checkpoint is damaged"),
             FileName::Identity | FileName::IdentityNew => Hit::Node("its identity is damaged"),
         }
     }

@@ -4,13 +4,19 @@
 //! an entry is called intact only if its payload is readable and has its checksum. Lenient everywhere else: what cannot
 //! be read is not there.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
+use bytes::Bytes;
 use kauri_core::{
     ids::{FileSequence, GroupId, LogIndex, Term},
     io::FileName,
+    log::checkpoint::{GroupSection, SectionPayload},
 };
 
+use super::checkpoint;
 use crate::{disk::Disk, plan::Place};
 
 const HEADER_BYTES: usize = 128;
@@ -26,6 +32,8 @@ pub(super) struct Entry {
     context_length: u32,
     file: FileSequence,
     payload: Range<u64>,
+    /// It lies in a checkpoint whose checksums hold, and not in the log.
+    in_checkpoint: bool,
 }
 
 /// What an item of a directory is about.
@@ -37,9 +45,20 @@ pub(super) enum Item {
     /// Of no group in particular if there is none.
     Other {
         group: Option<GroupId>,
+        what: Other,
         payload: Range<u64>,
-        ends_log: bool,
     },
+}
+
+/// Records that are no entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Other {
+    HardState,
+    Create,
+    Destroy,
+    Switch,
+    Quarantine,
+    CheckpointDone,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +81,8 @@ pub(super) struct Log {
     pub(super) writes: Vec<Write>,
     /// For each group the entries that nothing later replaced, and copies of them.
     groups: BTreeMap<GroupId, BTreeMap<LogIndex, Vec<Entry>>>,
+    /// Up to where the state of a group that a checkpoint or a switch names holds everything.
+    states: BTreeMap<GroupId, LogIndex>,
 }
 
 impl Log {
@@ -78,27 +99,84 @@ impl Log {
                 writes.push(write);
             }
         }
-        let mut log = Self { writes, groups: BTreeMap::new() };
-        for item in log.writes.iter().flat_map(|write| &write.items) {
-            match item {
-                Item::Entry(entry) => {
-                    let entries = log.groups.entry(entry.group).or_default();
-                    entries.split_off(&entry.index);
-                    entries.insert(entry.index, vec![entry.clone()]);
-                }
-                Item::Fill(entry) => {
-                    log.groups.entry(entry.group).or_default().entry(entry.index).or_default().push(entry.clone());
-                }
-                Item::Other { group: Some(group), ends_log, .. } => {
-                    let entries = log.groups.entry(*group).or_default();
-                    if *ends_log {
+        let mut log = Self { writes, ..Self::default() };
+        let mut sections = checkpoint::sections(disk, &log.finished(disk));
+        let writes = std::mem::take(&mut log.writes);
+        for write in &writes {
+            let later = sections.split_off(&write.number);
+            sections.into_values().flatten().for_each(|section| log.take_section(&section));
+            sections = later;
+            write.items.iter().for_each(|item| log.take_item(disk, write.file, item));
+        }
+        sections.into_values().flatten().for_each(|section| log.take_section(&section));
+        log.writes = writes;
+        log
+    }
+
+    /// The numbers of the checkpoints that the log says are finished.
+    fn finished(&self, disk: &Disk) -> BTreeSet<u64> {
+        let items = self.writes.iter().flat_map(|write| write.items.iter().map(|item| (write.file, item)));
+        let payloads = items.filter_map(|(file, item)| match item {
+            Item::Other { what: Other::CheckpointDone, payload, .. } => read(disk, file, payload),
+            Item::Entry(_) | Item::Fill(_) | Item::Other { .. } => None,
+        });
+        // The version takes the first byte.
+        payloads.filter_map(|payload| Some(u64::from_le_bytes(*payload.get(1..)?.first_chunk()?))).collect()
+    }
+
+    fn take_item(&mut self, disk: &Disk, file: FileSequence, item: &Item) {
+        match item {
+            Item::Entry(entry) => {
+                let entries = self.groups.entry(entry.group).or_default();
+                entries.split_off(&entry.index);
+                entries.insert(entry.index, vec![entry.clone()]);
+            }
+            Item::Fill(entry) => {
+                self.groups.entry(entry.group).or_default().entry(entry.index).or_default().push(entry.clone());
+            }
+            Item::Other { group: Some(group), what, payload } => {
+                let entries = self.groups.entry(*group).or_default();
+                match what {
+                    Other::Create => {
                         entries.clear();
+                        self.states.insert(*group, LogIndex::TRUNCATED_AT_CREATION);
                     }
+                    Other::Destroy => {
+                        entries.clear();
+                        self.states.remove(group);
+                    }
+                    Other::Switch => {
+                        entries.clear();
+                        let state = read(disk, file, payload).and_then(|state| GroupSection::decode(&state).ok());
+                        if let Some((section, _)) = state {
+                            self.states.insert(*group, section.applied);
+                        }
+                    }
+                    Other::HardState | Other::Quarantine | Other::CheckpointDone => {}
                 }
-                Item::Other { group: None, .. } => {}
+            }
+            Item::Other { group: None, .. } => {}
+        }
+    }
+
+    fn take_section(&mut self, section: &GroupSection) {
+        let covered = self.states.entry(section.group).or_default();
+        *covered = (*covered).max(section.applied);
+        let entries = self.groups.entry(section.group).or_default();
+        for (index, entry) in (section.truncated.0 + 1..).zip(&section.entries) {
+            if let SectionPayload::Inline { context, crc, .. } = &entry.payload {
+                entries.entry(LogIndex(index)).or_default().push(Entry {
+                    group: section.group,
+                    index: LogIndex(index),
+                    term: entry.term,
+                    crc: *crc,
+                    context_length: u32::try_from(context.len()).expect("an entry is far below 4 GiB"),
+                    file: FileSequence(0),
+                    payload: 0..0,
+                    in_checkpoint: true,
+                });
             }
         }
-        log
     }
 
     pub(super) fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
@@ -132,15 +210,17 @@ impl Log {
         copies.into_iter().flatten().filter(|copy| copy.is_intact(disk)).map(|copy| (copy.term, copy.crc))
     }
 
-    /// Whether the log of the group begins behind an index: what was before it is in its state.
+    /// Whether a state that is on the disk holds what the group did up to an index.
     pub(super) fn begins_behind(&self, group: GroupId, index: LogIndex) -> bool {
-        let first = self.groups.get(&group).and_then(|entries| entries.keys().next());
-        first.is_some_and(|first| *first > index)
+        self.states.get(&group).is_some_and(|covered| *covered >= index)
     }
 }
 
 impl Entry {
     pub(super) fn is_intact(&self, disk: &Disk) -> bool {
+        if self.in_checkpoint {
+            return true;
+        }
         let length = usize::try_from(self.payload.end - self.payload.start).expect("simulated files fit into memory");
         let Some(payload) = disk.readable(FileName::Wal(self.file), self.payload.start, length) else { return false };
         let mut crc = crc32c::crc32c(&self.group.0.to_le_bytes());
@@ -158,6 +238,11 @@ impl Entry {
     pub(super) fn payload(&self) -> &Range<u64> {
         &self.payload
     }
+}
+
+fn read(disk: &Disk, file: FileSequence, range: &Range<u64>) -> Option<Bytes> {
+    let length = usize::try_from(range.end - range.start).expect("simulated files fit into memory");
+    disk.readable(FileName::Wal(file), range.start, length).filter(|payload| payload.len() == length)
 }
 
 /// The writes of one life of a file.
@@ -224,7 +309,7 @@ fn read_item(bytes: &mut &[u8], file: FileSequence, payloads_at: u64) -> Option<
         small(bytes)?;
         Some(range(place, u64::from(length)))
     };
-    let other = |group, payload, ends_log| Some(Item::Other { group, payload, ends_log });
+    let other = |group, payload, what| Some(Item::Other { group, what, payload });
     let nothing = payloads_at..payloads_at;
     match kind {
         1 | 3 => {
@@ -233,30 +318,30 @@ fn read_item(bytes: &mut &[u8], file: FileSequence, payloads_at: u64) -> Option<
             let (place, context_length, data_length) = (small(bytes)?, small(bytes)?, small(bytes)?);
             let crc = small(bytes)?;
             let payload = range(place, u64::from(context_length) + u64::from(data_length));
-            let entry = Entry { group, index, term, crc, context_length, file, payload };
+            let entry = Entry { group, index, term, crc, context_length, file, payload, in_checkpoint: false };
             Some(if kind == 1 { Item::Entry(entry) } else { Item::Fill(entry) })
         }
         2 => {
             let group = GroupId(number(bytes)?);
             take::<32>(bytes)?;
-            other(Some(group), nothing, false)
+            other(Some(group), nothing, Other::HardState)
         }
         4 | 6 => {
             let group = GroupId(number(bytes)?);
             number(bytes)?;
-            other(Some(group), blob(bytes)?, true)
+            other(Some(group), blob(bytes)?, if kind == 4 { Other::Create } else { Other::Switch })
         }
         5 => {
             let group = GroupId(number(bytes)?);
             number(bytes)?;
-            other(Some(group), nothing, true)
+            other(Some(group), nothing, Other::Destroy)
         }
         7 => {
             let group = GroupId(number(bytes)?);
             take::<16>(bytes)?;
-            other(Some(group), blob(bytes)?, false)
+            other(Some(group), blob(bytes)?, Other::Quarantine)
         }
-        8 => other(None, blob(bytes)?, false),
+        8 => other(None, blob(bytes)?, Other::CheckpointDone),
         _ => None,
     }
 }

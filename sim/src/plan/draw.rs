@@ -95,10 +95,13 @@ fn draw_node(seed: u64, node: usize, voter: bool) -> NodePlan {
 
 fn draw_configuration(seed: u64) -> Configuration {
     let mut dice = Dice::new(seed, "plan configuration", 0, 0);
+    // Small files and budgets, so that runs reach their ends and use files again.
+    let wal_file_bytes = *dice.pick(&[64 << 10, 256 << 10, 256 << 10, 1 << 20, 8 << 20]);
     Configuration {
-        // Small files, so that runs reach their ends.
-        wal_file_bytes: *dice.pick(&[256 << 10, 1 << 20, 8 << 20]),
+        wal_file_bytes,
         segment_bytes: *dice.pick(&[1, 2, 16]) << 20,
+        wal_budget_bytes: *dice.pick(&[8, 8, 12, 64]) * wal_file_bytes,
+        checkpoint_interval: Span::milliseconds(*dice.pick(&[300, 2_000, 10_000, 60_000])),
     }
 }
 

@@ -64,6 +64,10 @@ pub struct TurnCost {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Configuration {
     pub wal_file_bytes: u64,
+    /// What all WAL files may take.
+    pub wal_budget_bytes: u64,
+    /// A checkpoint is taken after this time if anything changed.
+    pub checkpoint_interval: Span,
     pub segment_bytes: u64,
 }
 

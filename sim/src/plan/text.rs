@@ -32,8 +32,12 @@ impl fmt::Display for Plan {
         writeln!(f, "seed {}", self.seed)?;
         writeln!(f, "chaos {}", self.chaos)?;
         writeln!(f, "heal {}", self.heal)?;
-        let Configuration { wal_file_bytes, segment_bytes } = self.configuration;
-        writeln!(f, "configuration wal_file_bytes={wal_file_bytes} segment_bytes={segment_bytes}")?;
+        let Configuration { wal_file_bytes, wal_budget_bytes, checkpoint_interval, segment_bytes } = self.configuration;
+        writeln!(
+            f,
+            "configuration wal_file_bytes={wal_file_bytes} wal_budget_bytes={wal_budget_bytes} \
+             checkpoint_interval={checkpoint_interval} segment_bytes={segment_bytes}"
+        )?;
         let PathQuality { delay, loss, fragment, bytes_per_microsecond } = &self.network.quality;
         writeln!(
             f,
@@ -291,6 +295,8 @@ impl Parts {
             "configuration" => {
                 self.configuration = Some(Configuration {
                     wal_file_bytes: f.take("wal_file_bytes")?,
+                    wal_budget_bytes: f.take("wal_budget_bytes")?,
+                    checkpoint_interval: f.take("checkpoint_interval")?,
                     segment_bytes: f.take("segment_bytes")?,
                 });
             }

@@ -1,41 +1,46 @@
 //! Start-up: finds what earlier processes made durable, tells it record by record, and leaves a writer behind.
 //!
-//! Steps: list the files; survey them for the exact end of the log; read everything that is proven, checking every
-//! byte; make a new file; write into it, first of all, the one write that was whole but not proven, under a header
-//! that names the exact end of the file before; sync. Only then is recovery over and only then may anything run.
+//! Two halves. [`Recovery`] lists the files, surveys them for the exact end of the log and reads everything that is
+//! proven, checking every byte. [`Opening`] then makes a file and writes into it, first of all, what is to be written
+//! once more: the one write that was whole but not proven, and the few records of a start that came to nothing, under
+//! a header that names the exact end of the file before; sync. Only then may anything run.
 //!
-//! Invariants: nothing on disk changes before everything that is proven was found intact. A file that was written to
-//! is never continued. A crash at any moment leaves a log from which the same records are recovered. Does not
-//! interpret records.
+//! Invariants: nothing on disk changes before everything that is proven was read and the caller went on. A file that
+//! was written to is never continued. A crash at any moment leaves a log from which the same records are recovered, and
+//! no sequence of crashes takes more than a bounded number of files. Does not interpret records.
 
 mod decision;
+mod opening;
 mod reader;
-mod removal;
+mod repair;
 mod replay;
 mod survey;
 mod window;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-pub use self::replay::{Replay, ReplayPlan};
 use self::{
     decision::{Checksum, Decision, Header, Proof, decide},
     reader::{Next, Reader, Stretch, Tail},
-    removal::Removal,
     survey::{Findings, Survey},
 };
-use super::{
-    record::{RecoveredRecord, WalEvent, WalRecord},
-    wal::{FileCreation, Wal, WalConfig, WalKey, WalStart},
+pub use self::{
+    opening::{Opening, Recovered},
+    replay::{Replay, ReplayPlan},
 };
+use super::{
+    record::{PayloadState, RecoveredRecord, WalRecord},
+    wal::{WalConfig, WalKey, format::Header as LogHeader},
+};
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
 use crate::{
     ids::{FileSequence, OperationId, WriteNumber},
     io::{Directory, DiskAction, DiskError, DiskOperation, DiskOutput, Effects, Exit, FileName, OperationIds},
     limits::WAL_READ_BYTES,
-    time::{Monotonic, Now},
 };
 
-/// Whether [`Recovery`] or [`Replay`] has more to say.
+/// Whether a [`Recovery`], an [`Opening`] or a [`Replay`] has more to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// Take the records and poll again at once.
@@ -45,14 +50,13 @@ pub enum Progress {
     Done,
 }
 
-/// What a finished recovery leaves.
-#[derive(Debug)]
-pub struct Recovered {
-    pub wal: Wal,
-    /// The last write that survived. Below what a peer saw of this node: the disk lost something.
-    pub last: WriteNumber,
-    /// For the second pass, see [`Replay`].
-    pub replay: ReplayPlan,
+/// From where on the log is needed: what came before is in a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// A file that is read from its beginning.
+    pub file: FileSequence,
+    /// The first write whose records are wanted. It lies in that file or in a later one.
+    pub write: WriteNumber,
 }
 
 /// What recovery goes by.
@@ -60,10 +64,14 @@ pub struct Recovered {
 struct Rules {
     key: WalKey,
     must_exist: bool,
+    base: Option<Base>,
     /// [`decide`], except in the test that plants a wrong table.
     decide: fn(Proof, Header, Checksum, Checksum) -> Decision,
+    /// Whether a header was written for its place in this life of the file; [`LogHeader::belongs`] but for planted bugs.
+    belongs: fn(&LogHeader, FileSequence, u64) -> bool,
 }
 
+/// The half that reads. Changes nothing: it may be dropped at any moment, and another one, with another base, begun.
 #[derive(Debug)]
 pub struct Recovery {
     config: WalConfig,
@@ -74,64 +82,77 @@ pub struct Recovery {
 
 #[derive(Debug)]
 enum Phase {
-    List {
-        operation: Option<OperationId>,
-    },
+    List { operation: Option<OperationId> },
     Survey(Survey),
-    /// Everything proven goes out to the caller; the unproven write is kept back.
-    Read {
-        reader: Reader,
-        findings: Findings,
-        tail: Option<Tail>,
-        unproven: Vec<RecoveredRecord>,
+    Read(Reading),
+    Done(End),
+}
+
+/// Everything proven goes out to the caller; what is to be written once more is kept back.
+#[derive(Debug)]
+struct Reading {
+    reader: Reader,
+    findings: Findings,
+    part: Part,
+    /// What the last start wrote, if it is carried into the next one.
+    carried: Vec<RecoveredRecord>,
+    unproven: Vec<RecoveredRecord>,
+}
+
+#[derive(Debug)]
+enum Part {
+    Proven,
+    /// The file of the last start, which may be carried. `before`: the end of the log without it.
+    Carried {
+        before: Tail,
     },
-    /// Files that were never opened, or whose first write is torn, make room.
-    Discard {
-        removal: Removal,
-        end: End,
-        adopted: Option<FileSequence>,
+    /// `tail`: the end of what is proven. `before`: as above, if the file is carried.
+    Unproven {
+        before: Option<Tail>,
+        tail: Tail,
     },
-    Create {
-        creation: FileCreation,
-        end: End,
-    },
-    /// The first write of the new file.
-    Open {
-        wal: Wal,
-        end: End,
-        events: Vec<WalEvent>,
-    },
-    /// Files that no longer belong to the log go.
-    Clean {
-        wal: Wal,
-        removal: Removal,
-        last: WriteNumber,
-        records: VecDeque<RecoveredRecord>,
-        replay: ReplayPlan,
-    },
-    Done,
 }
 
 /// The log as it was found.
 #[derive(Debug)]
 struct End {
-    proven: Vec<Stretch>,
+    /// What stays where it is, oldest first.
+    stretches: Vec<Stretch>,
+    /// The next write follows this one.
     tail: Tail,
-    unproven: Vec<RecoveredRecord>,
+    /// The number of the next write.
+    number: WriteNumber,
+    /// What the next write holds.
+    kept_back: Vec<RecoveredRecord>,
     last: WriteNumber,
+    never_opened: Option<FileSequence>,
+    free: Vec<FileSequence>,
+    held: Vec<FileSequence>,
 }
 
 impl Recovery {
-    /// `must_exist`: this data directory is known to have had a WAL, so finding none is damage.
-    pub fn new(config: WalConfig, must_exist: bool) -> Self {
-        let rules = Rules { key: config.key, must_exist, decide };
+    /// `must_exist`: this data directory is known to have had a WAL, so finding none is damage. `base`: without one
+    /// the log is read from its very beginning.
+    pub fn new(config: WalConfig, must_exist: bool, base: Option<Base>) -> Self {
+        let rules = Rules { key: config.key, must_exist, base, decide, belongs: LogHeader::belongs };
+        #[cfg(feature = "mutants")]
+        let rules =
+            if Mutant::StaleRecordAccepted.is_planted() { Rules { belongs: at_its_offset, ..rules } } else { rules };
         Self { config, rules, files: BTreeMap::new(), phase: Phase::List { operation: None } }
+    }
+
+    /// Plants a bug: what an earlier life of a file left counts as well.
+    #[cfg(test)]
+    pub(in crate::log) fn with_stale_records(config: WalConfig, base: Option<Base>) -> Self {
+        let mut recovery = Self::new(config, true, base);
+        recovery.rules.belongs = at_its_offset;
+        recovery
     }
 
     /// Plants a bug: damage ends the log as if the write had been torn.
     #[cfg(test)]
     pub(in crate::log) fn with_damage_taken_for_torn(config: WalConfig) -> Self {
-        let mut recovery = Self::new(config, true);
+        let mut recovery = Self::new(config, true, None);
         recovery.rules.decide = |proof, header, directory, payload| match decide(proof, header, directory, payload) {
             Decision::Damage(decision::Part::Header) => Decision::Seal,
             Decision::Damage(decision::Part::Directory | decision::Part::Payload) => Decision::DiscardTorn,
@@ -141,14 +162,15 @@ impl Recovery {
     }
 
     /// Issues the next operations and appends recovered records, in order, about [`WAL_READ_BYTES`] of them at once.
-    /// A record may share memory with its neighbours: who keeps a small part of one for long should copy it.
+    /// A record may share memory with its neighbours: who keeps a small part of one for long should copy it. After
+    /// [`Progress::Done`]: [`Recovery::open`].
     ///
     /// # Errors
     ///
-    /// [`Exit::Damaged`] if anything that was durable is not intact, [`Exit::Refused`] if it needs a newer build.
+    /// [`Exit::Damaged`] if anything that was durable is not intact, unless it is the payload of an entry, or if the
+    /// log does not reach back to the base; [`Exit::Refused`] if it needs a newer build.
     pub fn poll(
         &mut self,
-        now: Now,
         effects: &mut Effects,
         ids: &mut OperationIds,
         records: &mut Vec<RecoveredRecord>,
@@ -169,176 +191,23 @@ impl Recovery {
                         survey.poll(effects, ids);
                         return Ok(Progress::Waiting);
                     };
-                    let reader = Reader::new(self.rules, findings.proven.iter().copied());
-                    self.phase = Phase::Read { reader, findings, tail: None, unproven: Vec::new() };
+                    self.phase = Phase::Read(Reading::new(self.rules, findings));
                 }
-                Phase::Read { .. } => {
-                    if let Some(progress) = self.read(effects, ids, records)? {
-                        return Ok(progress);
-                    }
-                }
-                Phase::Discard { removal, .. } => {
-                    removal.poll(effects, ids);
-                    if !removal.is_done() {
+                Phase::Read(reading) => match reading.advance(records)? {
+                    Advance::End(end) => self.phase = Phase::Done(end),
+                    Advance::Pending => {
+                        reading.reader.poll(effects, ids);
                         return Ok(Progress::Waiting);
                     }
-                    self.create();
-                }
-                Phase::Create { creation, .. } => {
-                    creation.poll(effects, ids);
-                    if creation.has_no_room() {
-                        let file = FileName::Wal(creation.file()).path();
-                        return Err(Exit::DiskFailed { operation: "creation", file, error: DiskError::Full });
-                    }
-                    if !creation.is_ready() {
-                        return Ok(Progress::Waiting);
-                    }
-                    self.open();
-                }
-                Phase::Open { wal, end, events } => {
-                    wal.poll(now, effects, ids, events);
-                    if wal.durable() == end.tail.number {
-                        return Ok(Progress::Waiting);
-                    }
-                    self.opened();
-                }
-                Phase::Clean { wal, removal, records: opening, .. } => {
-                    // What the writer tells here is about the file after the current one: `Wal::is_full` says it too.
-                    wal.poll(now, effects, ids, &mut Vec::new());
-                    removal.poll(effects, ids);
-                    records.extend(opening.drain(..));
-                    return Ok(if removal.is_done() { Progress::Done } else { Progress::Waiting });
-                }
-                Phase::Done => return Ok(Progress::Done),
+                    Advance::Enough => return Ok(Progress::More),
+                },
+                Phase::Done(_) => return Ok(Progress::Done),
             }
         }
-    }
-
-    /// `None`: the phase is over.
-    fn read(
-        &mut self,
-        effects: &mut Effects,
-        ids: &mut OperationIds,
-        records: &mut Vec<RecoveredRecord>,
-    ) -> Result<Option<Progress>, Exit> {
-        let Phase::Read { reader, findings, tail, unproven } = &mut self.phase else {
-            panic!("called in this phase only")
-        };
-        let mut bytes = 0;
-        while bytes < WAL_READ_BYTES {
-            match reader.next()? {
-                // At most one write: what the writer that wrote it held in memory, too.
-                Next::Record(record) if tail.is_some() => unproven.push(record),
-                Next::Record(record) => {
-                    bytes += replay::cost(&record);
-                    records.push(record);
-                }
-                Next::Pending => {
-                    reader.poll(effects, ids);
-                    return Ok(Some(Progress::Waiting));
-                }
-                Next::End => {
-                    let at_end = reader.tail().clone();
-                    if tail.is_none() {
-                        *tail = Some(at_end);
-                        if let Some(header) = findings.unproven {
-                            reader.extend(Stretch { file: header.file, start: header.offset, end: header.end() });
-                        }
-                        continue;
-                    }
-                    let end = End {
-                        proven: std::mem::take(&mut findings.proven),
-                        tail: tail.take().expect("set when the proven part ended"),
-                        unproven: std::mem::take(unproven),
-                        last: at_end.number,
-                    };
-                    let (never_opened, torn) = (&findings.never_opened, &findings.torn);
-                    // The file that the last process made ahead saves the time to fill another one with zeros.
-                    let newest = self.files.last_key_value().map(|(file, size)| (*file, *size));
-                    let adopted = newest
-                        .filter(|(file, size)| never_opened.contains(file) && *size == self.config.file_bytes)
-                        .map(|(file, _)| file);
-                    let useless =
-                        never_opened.iter().chain(torn).copied().filter(|file| Some(*file) != adopted).collect();
-                    self.phase = Phase::Discard { removal: Removal::new(useless), end, adopted };
-                    return Ok(None);
-                }
-            }
-        }
-        Ok(Some(Progress::More))
-    }
-
-    fn create(&mut self) {
-        let Phase::Discard { end, adopted, .. } = std::mem::replace(&mut self.phase, Phase::Done) else {
-            panic!("called in this phase only")
-        };
-        let creation = match adopted {
-            Some(file) => FileCreation::adopt(file, self.config.file_bytes),
-            None => {
-                let newest = self.files.last_key_value().map_or(0, |(file, _)| file.0);
-                FileCreation::new(FileSequence(newest + 1), self.config.file_bytes)
-            }
-        };
-        self.phase = Phase::Create { creation, end };
-    }
-
-    fn open(&mut self) {
-        let Phase::Create { creation, end } = std::mem::replace(&mut self.phase, Phase::Done) else {
-            panic!("called in this phase only")
-        };
-        let start = WalStart {
-            file: creation.file(),
-            file_bytes: creation.size(),
-            number: WriteNumber(end.tail.number.0 + 1),
-            previous: end.tail.previous,
-            previous_directory: end.tail.directory.clone(),
-            opening: end.unproven.iter().map(|found| found.record.clone()).collect(),
-        };
-        self.phase = Phase::Open { wal: Wal::new(self.config, start), end, events: Vec::new() };
-    }
-
-    /// The first write of the new file is durable.
-    fn opened(&mut self) {
-        let Phase::Open { wal, end, events } = std::mem::replace(&mut self.phase, Phase::Done) else {
-            panic!("called in this phase only")
-        };
-        let mut locations = events.into_iter().filter_map(|event| match event {
-            WalEvent::Placed { location, .. } => Some(location),
-            WalEvent::Durable(_) | WalEvent::Full | WalEvent::Room => None,
-        });
-        // The records now lie in the new file.
-        let mut records = VecDeque::from(end.unproven);
-        for found in &mut records {
-            found.location = match &found.record {
-                WalRecord::Entry(_) | WalRecord::Fill(_) => {
-                    Some(locations.next().expect("each entry of the first write was placed"))
-                }
-                WalRecord::HardState { .. }
-                | WalRecord::Create { .. }
-                | WalRecord::Destroy { .. }
-                | WalRecord::Switch { .. }
-                | WalRecord::Quarantine { .. }
-                | WalRecord::CheckpointDone { .. } => None,
-            };
-        }
-        let (file, written) = wal.end();
-        let mut stretches = end.proven;
-        stretches.push(Stretch { file, start: 0, end: written });
-        let kept = |file: FileSequence| stretches.iter().any(|stretch| stretch.file == file);
-        // Written for an earlier start and taken over since, or their removal was not durable.
-        let useless = self.files.keys().copied().filter(|file| !kept(*file)).collect();
-        let removal = Removal::new(useless);
-        let replay = ReplayPlan::new(self.rules, stretches);
-        self.phase = Phase::Clean { wal, removal, last: end.last, records, replay };
     }
 
     /// False if the operation is not recovery's.
-    pub fn handle(
-        &mut self,
-        now: Now,
-        operation: OperationId,
-        result: &Result<DiskOutput, DiskError>,
-    ) -> Result<bool, Exit> {
+    pub fn handle(&mut self, operation: OperationId, result: &Result<DiskOutput, DiskError>) -> Result<bool, Exit> {
         match &mut self.phase {
             Phase::List { operation: listing } => {
                 if *listing != Some(operation) {
@@ -356,45 +225,149 @@ impl Recovery {
                     .iter()
                     .filter_map(|(file, size)| match file {
                         FileName::Wal(sequence) => Some((*sequence, *size)),
-                        FileName::Identity | FileName::IdentityNew | FileName::Segment { .. } => None,
+                        FileName::Identity
+                        | FileName::IdentityNew
+                        | FileName::Checkpoint(_)
+                        | FileName::Image { .. }
+                        | FileName::Segment { .. } => None,
                     })
                     .collect();
-                self.phase = Phase::Survey(Survey::new(self.rules, self.files.clone()));
+                self.phase = Phase::Survey(Survey::new(self.rules, self.config.file_bytes, self.files.clone()));
                 Ok(true)
             }
             Phase::Survey(survey) => survey.handle(operation, result),
-            Phase::Read { reader, .. } => reader.handle(operation, result),
-            Phase::Discard { removal, .. } => removal.handle(operation, result),
-            Phase::Create { creation, .. } => creation.handle(operation, result),
-            Phase::Open { wal, events, .. } => wal.handle(now, operation, result, events),
-            Phase::Clean { wal, removal, .. } => {
-                if removal.handle(operation, result)? {
-                    return Ok(true);
+            Phase::Read(reading) => reading.reader.handle(operation, result),
+            Phase::Done(_) => Ok(false),
+        }
+    }
+
+    /// After [`Progress::Done`]: the records that come once more from [`Opening`], behind all others. Until then they
+    /// are not durable for certain.
+    pub fn kept_back(&self) -> impl Iterator<Item = &WalRecord> {
+        let Phase::Done(end) = &self.phase else { panic!("recovery has not read everything") };
+        end.kept_back.iter().map(|found| &found.record)
+    }
+
+    /// After [`Progress::Done`]: goes on, and changes the disk from here on. `needed_from`: no checkpoint needs files
+    /// before this one; without it all files before the base stay until [`super::wal::Wal::release_before`].
+    pub fn open(self, needed_from: Option<FileSequence>) -> Opening {
+        let Phase::Done(end) = self.phase else { panic!("recovery has not read everything") };
+        Opening::new(self.config, self.rules, self.files, needed_from, end)
+    }
+}
+
+enum Advance {
+    Enough,
+    Pending,
+    End(End),
+}
+
+impl Reading {
+    fn new(rules: Rules, findings: Findings) -> Self {
+        let apart = usize::from(findings.may_be_carried);
+        let stretches = &findings.proven[..findings.proven.len() - apart];
+        let reader = Reader::new(rules, stretches.iter().copied());
+        Self { reader, findings, part: Part::Proven, carried: Vec::new(), unproven: Vec::new() }
+    }
+
+    fn advance(&mut self, records: &mut Vec<RecoveredRecord>) -> Result<Advance, Exit> {
+        let mut bytes = 0;
+        while bytes < WAL_READ_BYTES {
+            match self.reader.next()? {
+                Next::Record(record) => match &self.part {
+                    Part::Proven => {
+                        bytes += replay::cost(&record);
+                        records.push(record);
+                    }
+                    Part::Carried { .. } if can_be_carried(&record) => self.carried.push(record),
+                    Part::Carried { .. } => {
+                        records.append(&mut self.carried);
+                        records.push(record);
+                        self.findings.may_be_carried = false;
+                        self.part = Part::Proven;
+                    }
+                    // At most one write: what the writer that wrote it held in memory, too.
+                    Part::Unproven { .. } => self.unproven.push(record),
+                },
+                Next::Pending => return Ok(Advance::Pending),
+                Next::End => {
+                    if let Some(end) = self.end_part(records) {
+                        return Ok(Advance::End(end));
+                    }
                 }
-                wal.handle(now, operation, result, &mut Vec::new())
             }
-            Phase::Done => Ok(false),
         }
+        Ok(Advance::Enough)
     }
 
-    /// Only a full disk makes recovery wait for a time instead of an operation.
-    pub fn next_deadline(&self) -> Option<Monotonic> {
-        match &self.phase {
-            Phase::Open { wal, .. } | Phase::Clean { wal, .. } => wal.next_deadline(),
-            Phase::List { .. }
-            | Phase::Survey(_)
-            | Phase::Read { .. }
-            | Phase::Discard { .. }
-            | Phase::Create { .. }
-            | Phase::Done => None,
+    /// A part was read: begins the next one.
+    fn end_part(&mut self, records: &mut Vec<RecoveredRecord>) -> Option<End> {
+        let tail = self.reader.tail().clone();
+        let before = match std::mem::replace(&mut self.part, Part::Proven) {
+            Part::Proven if self.findings.may_be_carried => {
+                let last = *self.findings.proven.last().expect("it may be carried");
+                self.reader.extend(last);
+                self.part = Part::Carried { before: tail };
+                return None;
+            }
+            Part::Proven => None,
+            Part::Carried { before } => Some(before),
+            Part::Unproven { before, tail: proven } => return Some(self.end(before, proven, tail.number, records)),
+        };
+        if let Some(header) = self.findings.unproven {
+            self.reader.extend(Stretch { file: header.file, start: header.offset, end: header.end() });
         }
+        self.part = Part::Unproven { before, tail };
+        None
     }
 
-    /// After [`Progress::Done`].
-    pub fn finish(self) -> Recovered {
-        let Phase::Clean { wal, last, replay, removal, .. } = self.phase else { panic!("recovery is not done") };
-        assert!(removal.is_done(), "recovery is not done");
-        Recovered { wal, last, replay }
+    fn end(
+        &mut self,
+        before: Option<Tail>,
+        proven: Tail,
+        last: WriteNumber,
+        records: &mut Vec<RecoveredRecord>,
+    ) -> End {
+        let mut stretches = std::mem::take(&mut self.findings.proven);
+        let mut held = std::mem::take(&mut self.findings.held);
+        let mut kept_back = std::mem::take(&mut self.carried);
+        let carried_from = before.filter(|_| self.unproven.iter().all(can_be_carried));
+        let (tail, number) = match carried_from {
+            Some(before) => {
+                held.push(stretches.pop().expect("it is carried").file);
+                (before, WriteNumber(last.0 + 1))
+            }
+            None => {
+                records.append(&mut kept_back);
+                // What is copied keeps its number, which the start before may have told to others.
+                let number = WriteNumber(last.0.max(proven.number.0 + 1));
+                (proven, number)
+            }
+        };
+        kept_back.append(&mut self.unproven);
+        let (never_opened, free) = (self.findings.never_opened, std::mem::take(&mut self.findings.free));
+        End { stretches, tail, number, kept_back, last, never_opened, free, held }
+    }
+}
+
+/// A planted bug: any life of the file will do.
+#[cfg(any(test, feature = "mutants"))]
+fn at_its_offset(header: &LogHeader, _file: FileSequence, offset: u64) -> bool {
+    header.offset == offset
+}
+
+/// A checkpoint names writes by their numbers, and carried records get another one. So what a start wrote is carried
+/// only if no checkpoint can have taken it in. A payload that is gone cannot be written again.
+fn can_be_carried(record: &RecoveredRecord) -> bool {
+    match record.record {
+        WalRecord::CheckpointDone { .. } => false,
+        WalRecord::Entry(_)
+        | WalRecord::HardState { .. }
+        | WalRecord::Fill(_)
+        | WalRecord::Create { .. }
+        | WalRecord::Destroy { .. }
+        | WalRecord::Switch { .. }
+        | WalRecord::Quarantine { .. } => record.payload == PayloadState::Intact,
     }
 }
 

@@ -2,10 +2,11 @@
 //!
 //! Looks at the newest file first. Walks its headers until there is none, then looks at every later block of the file
 //! for a header that says there should have been one. What the table of [`super::decision`] says about the last write
-//! settles the end; the names of predecessors lead back to the first file.
+//! settles the end; the names of predecessors lead back to the first file, or to the one a checkpoint begins at.
 //!
 //! Invariant: changes nothing on disk. A file without a usable opening write is passed over only if nothing in it
-//! says otherwise, and what a torn opening says about its predecessor is remembered as proof.
+//! says otherwise, and what a torn opening says about its predecessor is remembered as proof. A file is called free
+//! only if whatever it holds was never relied on or is proven to be in the log elsewhere.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +20,7 @@ use super::{
 use crate::{
     ids::{FileSequence, OperationId},
     io::{DiskError, DiskOutput, Effects, Exit, FileName, OperationIds},
-    limits::{WAL_BLOCK_BYTES, WAL_READ_BYTES},
+    limits::{WAL_BLOCK_BYTES, WAL_CARRIED_FILE_PART, WAL_READ_BYTES},
     log::wal::format::{Directory, HEADER_BYTES, Header, HeaderError, Item},
 };
 
@@ -30,21 +31,29 @@ pub(super) struct Findings {
     pub(super) proven: Vec<Stretch>,
     /// The one write behind it that is whole but not proven.
     pub(super) unproven: Option<Header>,
-    /// Files newer than the log that were created but hold no write.
-    pub(super) never_opened: Vec<FileSequence>,
-    /// Files newer than the log whose first write is torn.
-    pub(super) torn: Vec<FileSequence>,
+    /// The newest of all files, if nothing was ever written to it in this life.
+    pub(super) never_opened: Option<FileSequence>,
+    /// Files that may be overwritten at once.
+    pub(super) free: Vec<FileSequence>,
+    /// Files that the log passes over, but whose content may be durable nowhere else until the next start is proven.
+    pub(super) held: Vec<FileSequence>,
+    /// The last of the proven stretches is all that one start wrote, and little.
+    pub(super) may_be_carried: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Survey {
     rules: Rules,
+    /// Size of a file, as configured.
+    file_bytes: u64,
     files: BTreeMap<FileSequence, u64>,
     /// Files from this one on were looked at.
     looked_at: FileSequence,
     /// A torn opening named this end of a file: everything before it was synced.
     proven_end: (FileSequence, u64),
     findings: Findings,
+    /// The newest file that holds a usable write.
+    newest: Option<(FileSequence, Walked)>,
     window: Window,
     step: Step,
 }
@@ -67,22 +76,35 @@ enum Step {
     },
     /// Check directory and payloads of the last write.
     Check {
-        last: Header,
-        before: Option<Header>,
+        walked: Walked,
         check: Check,
     },
     /// Follow the names of predecessors; the list is newest first.
     Chain {
         next: (FileSequence, u64),
     },
+    /// Files that are not part of the log: the next one to look at is the first from here on.
+    Leftovers {
+        from: FileSequence,
+    },
+    /// The file holds the first write of a start, which ends here. Is there another one?
+    Leftover {
+        file: FileSequence,
+        end: u64,
+    },
     Done,
 }
 
-/// The last two headers of a walk.
+/// The headers of a walk through one file, as far as they matter.
 #[derive(Clone, Copy, Debug, Default)]
 struct Walked {
     last: Option<(Header, u32)>,
-    before: Option<Header>,
+    /// There is one before the last.
+    has_before: bool,
+    /// The first write of the file is the first of a start.
+    opens: bool,
+    /// What the directories and payloads take.
+    bytes: u64,
 }
 
 #[derive(Debug)]
@@ -107,13 +129,15 @@ enum Flow {
 }
 
 impl Survey {
-    pub(super) fn new(rules: Rules, files: BTreeMap<FileSequence, u64>) -> Self {
+    pub(super) fn new(rules: Rules, file_bytes: u64, files: BTreeMap<FileSequence, u64>) -> Self {
         Self {
             rules,
+            file_bytes,
             files,
             looked_at: FileSequence(u64::MAX),
             proven_end: (FileSequence(0), 0),
             findings: Findings::default(),
+            newest: None,
             window: Window::default(),
             step: Step::Candidate,
         }
@@ -140,6 +164,8 @@ impl Survey {
                 Step::Ahead { file, hole, offset, walked } => self.look_ahead(*file, *hole, *offset, *walked)?,
                 Step::Check { .. } => self.check_last()?,
                 Step::Chain { next } => self.follow_chain(*next)?,
+                Step::Leftovers { from } => self.look_at_leftover(*from)?,
+                Step::Leftover { file, end } => self.look_behind_opening(*file, *end)?,
                 Step::Done => {
                     self.findings.proven.reverse();
                     return Ok(Some(std::mem::take(&mut self.findings)));
@@ -166,7 +192,7 @@ impl Survey {
         if file.0 > 0 {
             return Err(missing(file, end));
         }
-        if self.rules.must_exist {
+        if self.rules.must_exist || self.rules.base.is_some() {
             return Err(Exit::Damaged {
                 file: crate::io::Directory::Wal.path(),
                 offset: 0,
@@ -198,7 +224,12 @@ impl Survey {
             let what = format!("write {} does not follow what stands before it", header.number);
             return Err(damaged(file, at, what));
         }
-        let walked = Walked { last: Some((header, crc)), before: walked.last.map(|(last, _)| last) };
+        let walked = Walked {
+            last: Some((header, crc)),
+            has_before: walked.last.is_some(),
+            opens: if walked.last.is_some() { walked.opens } else { header.opens },
+            bytes: walked.bytes + u64::from(header.directory.length) + header.payload_length,
+        };
         self.step = Step::Walk { file, walked };
         Ok(Flow::Continue)
     }
@@ -215,7 +246,18 @@ impl Survey {
                     return Ok(Flow::Wait);
                 }
                 Found::Nothing => at += WAL_BLOCK_BYTES as u64,
-                Found::Header(..) => behind = Some(at),
+                Found::Header(next, crc) => {
+                    // One header is missing, and what stands around it knows it: it is put together again when it is
+                    // read. More than one, or the first of a file, is damage.
+                    let is_one = walked.last.is_some_and(|(last, _)| next.number.0 == last.number.0 + 2);
+                    if is_one && next.previous.file == file && next.previous.end == at {
+                        let bytes = walked.bytes + u64::from(next.directory.length) + next.payload_length + (at - hole);
+                        let walked = Walked { last: Some((next, crc)), has_before: true, bytes, ..walked };
+                        self.step = Step::Walk { file, walked };
+                        return Ok(Flow::Continue);
+                    }
+                    behind = Some(at);
+                }
             }
         }
         let proof = if behind.is_some() { Proof::Proven } else { Proof::Last };
@@ -227,9 +269,9 @@ impl Survey {
             }
             Decision::Seal => {
                 self.step = match walked.last {
-                    Some((last, _)) => Step::Check { last, before: walked.before, check: Check::Directory },
+                    Some(_) => Step::Check { walked, check: Check::Directory },
                     None => {
-                        self.findings.never_opened.push(file);
+                        self.never_opened(file);
                         Step::Candidate
                     }
                 };
@@ -242,8 +284,9 @@ impl Survey {
     }
 
     fn check_last(&mut self) -> Result<Flow, Exit> {
-        let Step::Check { last, before, check } = &mut self.step else { panic!("called in this step only") };
-        let (last, before) = (*last, *before);
+        let Step::Check { walked, check } = &mut self.step else { panic!("called in this step only") };
+        let walked = *walked;
+        let (last, _) = walked.last.expect("there is a last write to check");
         let Some((directory, payload, offset)) = check.advance(&last, &mut self.window, self.files[&last.file])? else {
             return Ok(Flow::Wait);
         };
@@ -254,22 +297,25 @@ impl Survey {
         let is_proven = proven_file == last.file && last.end() <= proven_end;
         let proof = if is_proven { Proof::Proven } else { Proof::Last };
         // The end without this write: in this file, or in the one before if this write is the first of its file.
-        let end_before = match before {
-            Some(_) => (last.file, last.offset),
-            None => (last.previous.file, last.previous.end),
-        };
-        self.step = match (self.rules.decide)(proof, HeaderState::Valid, directory, payload) {
+        let end_before =
+            if walked.has_before { (last.file, last.offset) } else { (last.previous.file, last.previous.end) };
+        let decision = (self.rules.decide)(proof, HeaderState::Valid, directory, payload);
+        self.newest = Some((last.file, walked));
+        self.step = match decision {
             Decision::Keep => Step::Chain { next: (last.file, last.end()) },
+            // Which payloads, and whether the log can do without them, is found out when all of it is read.
+            Decision::Damage(Part::Payload) => Step::Chain { next: (last.file, last.end()) },
             Decision::CopyForward => {
                 self.findings.unproven = Some(last);
                 Step::Chain { next: end_before }
             }
-            Decision::DiscardTorn if before.is_some() => Step::Chain { next: end_before },
+            Decision::DiscardTorn if walked.has_before => Step::Chain { next: end_before },
             Decision::DiscardTorn => {
                 // The first write of a file was interrupted. It proves the end that it names, but there may be a
                 // whole write behind that end, which it was about to take over: the file before decides.
                 self.proven_end = self.proven_end.max(end_before);
-                self.findings.torn.push(last.file);
+                self.findings.free.push(last.file);
+                self.newest = None;
                 Step::Candidate
             }
             Decision::Damage(part) => {
@@ -285,9 +331,26 @@ impl Survey {
         Ok(Flow::Continue)
     }
 
+    fn never_opened(&mut self, file: FileSequence) {
+        if self.files.last_key_value().is_some_and(|(newest, _)| *newest == file) {
+            self.findings.never_opened = Some(file);
+        } else {
+            self.findings.free.push(file);
+        }
+    }
+
     fn follow_chain(&mut self, (file, end): (FileSequence, u64)) -> Result<Flow, Exit> {
+        if let Some(base) = self.rules.base
+            && file < base.file
+        {
+            let what = format!(
+                "the log does not reach back to this file, though a checkpoint needs write {} of it",
+                base.write
+            );
+            return Err(damaged(base.file, 0, what));
+        }
         if file.0 == 0 {
-            self.step = Step::Done;
+            self.step = self.leftovers();
             return Ok(Flow::Continue);
         }
         if !self.files.contains_key(&file) {
@@ -306,8 +369,76 @@ impl Survey {
             return Err(damaged(file, 0, what));
         }
         self.findings.proven.push(Stretch { file, start: 0, end });
+        if let Some(base) = self.rules.base
+            && file == base.file
+        {
+            if header.number > base.write {
+                let what = format!(
+                    "the file begins with write {}, though a checkpoint needs write {}",
+                    header.number, base.write
+                );
+                return Err(damaged(file, 0, what));
+            }
+            self.step = self.leftovers();
+            return Ok(Flow::Continue);
+        }
         self.step = Step::Chain { next: (header.previous.file, header.previous.end) };
         Ok(Flow::Continue)
+    }
+
+    /// The chain is complete; it is still newest first.
+    fn leftovers(&mut self) -> Step {
+        let Some((newest, walked)) = self.newest else { return Step::Done };
+        let is_proven = self.findings.proven.first().is_some_and(|stretch| stretch.file == newest);
+        let bytes_max = self.file_bytes / WAL_CARRIED_FILE_PART;
+        let base_is_before = self.rules.base.is_none_or(|base| base.file < newest);
+        self.findings.may_be_carried = is_proven && walked.opens && walked.bytes <= bytes_max && base_is_before;
+        Step::Leftovers { from: self.rules.base.map_or(FileSequence(0), |base| FileSequence(base.file.0 + 1)) }
+    }
+
+    /// A file that is neither part of the log nor newer than it: it was taken over, or released and not used again.
+    fn look_at_leftover(&mut self, from: FileSequence) -> Result<Flow, Exit> {
+        let (newest, _) = self.newest.expect("there is a chain");
+        let is_proven = self.findings.proven.first().is_some_and(|stretch| stretch.file == newest);
+        let in_log = |file: FileSequence| self.findings.proven.iter().any(|stretch| stretch.file == file);
+        let mut older = self.files.range(from..).map(|(file, _)| *file).take_while(|file| *file <= newest);
+        let Some(file) = older.find(|file| !in_log(*file)) else {
+            self.step = Step::Done;
+            return Ok(Flow::Continue);
+        };
+        // A start that wrote more than its opening was told by the disk that the opening is durable, and what it took
+        // over with it. An opening alone may be in the page cache only. It holds nothing that the files it took over do
+        // not hold, so of several starts that came no further only the newest is kept, and what all of them took over.
+        if is_proven || file == newest {
+            self.leftover(file, is_proven);
+            return Ok(Flow::Continue);
+        }
+        match self.header_at(file, 0)? {
+            Found::Wait => return Ok(Flow::Wait),
+            // Its first write was lost, and so nothing follows it.
+            Found::Nothing => self.leftover(file, true),
+            Found::Header(header, _) if header.opens => self.step = Step::Leftover { file, end: header.end() },
+            Found::Header(..) => self.leftover(file, false),
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn look_behind_opening(&mut self, file: FileSequence, end: u64) -> Result<Flow, Exit> {
+        match self.header_at(file, end)? {
+            Found::Wait => return Ok(Flow::Wait),
+            Found::Nothing => self.leftover(file, true),
+            Found::Header(..) => self.leftover(file, false),
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn leftover(&mut self, file: FileSequence, is_free: bool) {
+        if is_free {
+            self.findings.free.push(file);
+        } else {
+            self.findings.held.push(file);
+        }
+        self.step = Step::Leftovers { from: FileSequence(file.0 + 1) };
     }
 
     /// The header of this life of the file at an offset.
@@ -317,14 +448,14 @@ impl Survey {
         }
         let Some(bytes) = self.window.bytes(file, offset, HEADER_BYTES) else { return Ok(Found::Wait) };
         match Header::decode(&bytes, self.rules.key) {
-            Ok((header, crc)) if header.belongs(file, offset) => {
+            Ok((header, crc)) if (self.rules.belongs)(&header, file, offset) => {
                 let size = self.files[&file];
                 if size < header.file_bytes {
                     let what =
                         format!("the file ends here, but had {} bytes before its first write", header.file_bytes);
                     return Err(damaged(file, size, what));
                 }
-                Ok(Found::Header(header, crc))
+                Ok(Found::Header(Header { file, ..header }, crc))
             }
             // A first block always holds a header, of this life or an earlier one, unless the file was never used.
             Err(HeaderError::Foreign) if offset == 0 => {

@@ -31,16 +31,21 @@ impl BatchHeader {
             Err(BatchError::Truncated { .. }) if bytes.len() < HEADER_BYTES => return Ok(None),
             Err(_) => return Err(NoBatch),
         };
+        Self::of(&header).map(Some)
+    }
+
+    /// What storage needs of a header.
+    pub(super) fn of(header: &records::BatchHeader) -> Result<Self, NoBatch> {
         if header.base_offset < 0 || header.last_offset() == i64::MAX {
             return Err(NoBatch);
         }
-        Ok(Some(Self {
+        Ok(Self {
             base_offset: Offset(header.base_offset),
             next_offset: Offset(header.next_offset()),
             leader_epoch: LeaderEpoch(header.partition_leader_epoch),
             max_timestamp: header.max_timestamp,
             bytes: header.batch_bytes,
-        }))
+        })
     }
 }
 

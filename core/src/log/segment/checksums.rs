@@ -1,29 +1,31 @@
-//! The side file of a segment: a CRC-32C for each finished chunk of its raw bytes.
+//! The side file of a segment: a CRC-32C and an index entry for each finished chunk of its raw bytes.
 //!
 //! Invariant: an entry is written after a sync of its chunk, and the next ones after a sync of these. So a valid entry
 //! proves its chunk; an invalid one with one of a later write behind it is damage, else a torn last write, and is cut.
 //!
-//! Layout, little endian. Header of 32 bytes: magic `KCRC`, version u16, zero u16, chunk bytes u32, group u64, base
-//! offset i64, CRC of these. Then entries of 16 bytes, which never straddle a sector: number of the first entry of the
-//! same write u32, bytes of the chunk u32, its CRC u32, CRC of (group, base offset, entry number, these). The last
+//! The layout (version 2) is in docs/segment-format.md. Entries take 32 bytes and never straddle a sector. The last
 //! entry of a closed segment, and no other, is for less than a full chunk, possibly none.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::damage::DamageKind;
+use super::{damage::DamageKind, index::Stretch};
 use crate::{
     ids::{GroupId, Offset},
     limits::{SEGMENT_BYTES_MAX, SEGMENT_CHUNK_BYTES},
 };
 
 pub(super) const HEADER_BYTES: usize = 32;
-pub(super) const ENTRY_BYTES: usize = 16;
+pub(super) const ENTRY_BYTES: usize = 32;
+/// What of an entry says something about its chunk.
+pub(super) const ENTRY_FIELDS_BYTES: usize = 24;
 /// No segment needs a longer side file: a segment passes [`SEGMENT_BYTES_MAX`] by less than its last batch.
 pub(super) const FILE_BYTES_MAX: u64 =
     (HEADER_BYTES as u64) + (SEGMENT_BYTES_MAX * 2 / SEGMENT_CHUNK_BYTES as u64 + 1) * ENTRY_BYTES as u64;
 
 const MAGIC: [u8; 4] = *b"KCRC";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// In place of a position: no batch begins in the chunk.
+const NO_BATCH: u32 = u32::MAX;
 
 /// The rest of a closed segment behind its last full chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +35,62 @@ pub(super) struct Closing {
     pub(super) crc: u32,
 }
 
+/// What is recorded of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ChunkEntry {
+    pub(super) bytes: u32,
+    pub(super) crc: u32,
+    /// The batches that begin in it, if any do.
+    pub(super) stretch: Option<Stretch>,
+}
+
 /// What a side file proves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Proof {
-    /// CRCs of the full chunks, from the first on.
-    pub(super) chunks: Vec<u32>,
+    /// The full chunks, from the first on.
+    pub(super) chunks: Vec<ChunkEntry>,
     /// Present if the segment was closed.
-    pub(super) closing: Option<Closing>,
+    pub(super) closing: Option<ChunkEntry>,
+}
+
+impl ChunkEntry {
+    pub(super) fn closing(&self) -> Closing {
+        Closing { bytes: self.bytes, crc: self.crc }
+    }
+
+    /// The fields that entries of side files and of images share: 24 bytes.
+    pub(super) fn encode(&self, out: &mut BytesMut) {
+        out.put_u32_le(self.bytes);
+        out.put_u32_le(self.crc);
+        match self.stretch {
+            Some(stretch) => {
+                out.put_u32_le(stretch.place % SEGMENT_CHUNK_BYTES as u32);
+                out.put_u32_le(stretch.offset_delta);
+                out.put_i64_le(stretch.max_timestamp);
+            }
+            None => {
+                out.put_u32_le(NO_BATCH);
+                out.put_u32_le(0);
+                out.put_i64_le(0);
+            }
+        }
+    }
+
+    /// The entry of chunk `number` from its [`ENTRY_FIELDS_BYTES`]; `None` if they make no sense.
+    pub(super) fn decode(number: usize, fields: &[u8]) -> Option<Self> {
+        let u32_at = |at: usize| u32::from_le_bytes(fields[at..at + 4].try_into().expect("four bytes"));
+        let (bytes, crc, place, offset_delta) = (u32_at(0), u32_at(4), u32_at(8), u32_at(12));
+        let max_timestamp = i64::from_le_bytes(fields[16..24].try_into().expect("eight bytes"));
+        let stretch = match place {
+            NO_BATCH => None,
+            place if place < bytes => {
+                let place = u32::try_from(number * SEGMENT_CHUNK_BYTES + place as usize).ok()?;
+                Some(Stretch { offset_delta, place, max_timestamp })
+            }
+            _ => return None,
+        };
+        (bytes as usize <= SEGMENT_CHUNK_BYTES).then_some(Self { bytes, crc, stretch })
+    }
 }
 
 impl Proof {
@@ -63,6 +114,11 @@ pub(super) fn entry_offset(number: usize) -> u64 {
     (HEADER_BYTES + number * ENTRY_BYTES) as u64
 }
 
+/// Whole entries in a side file of so many bytes.
+pub(super) fn entries_in(file_bytes: u64) -> usize {
+    usize::try_from(file_bytes.saturating_sub(entry_offset(0))).unwrap_or(usize::MAX) / ENTRY_BYTES
+}
+
 pub(super) fn encode_header(group: GroupId, base: Offset) -> Bytes {
     let mut header = BytesMut::with_capacity(HEADER_BYTES);
     header.put_slice(&MAGIC);
@@ -75,52 +131,43 @@ pub(super) fn encode_header(group: GroupId, base: Offset) -> Bytes {
     header.freeze()
 }
 
-/// The entries of one write: full chunks from number `first` on, and the closing one if the segment ends with them.
-pub(super) fn encode_entries(
-    group: GroupId,
-    base: Offset,
-    first: usize,
-    chunks: &[u32],
-    closing: Option<Closing>,
-) -> Bytes {
-    let full = chunks.iter().map(|&crc| (SEGMENT_CHUNK_BYTES as u32, crc));
-    let entries = full.chain(closing.map(|closing| (closing.bytes, closing.crc)));
-    let mut out = BytesMut::with_capacity((chunks.len() + 1) * ENTRY_BYTES);
-    for (number, (bytes, crc)) in (first..).zip(entries) {
+/// The entries of one write, for the chunks from number `first` on.
+pub(super) fn encode_entries(group: GroupId, base: Offset, first: usize, entries: &[ChunkEntry]) -> Bytes {
+    let mut out = BytesMut::with_capacity(entries.len() * ENTRY_BYTES);
+    for (number, entry) in (first..).zip(entries) {
         let start = out.len();
         out.put_u32_le(number_u32(first));
-        out.put_u32_le(bytes);
-        out.put_u32_le(crc);
+        entry.encode(&mut out);
         let check = entry_check(group, base, number, &out[start..]);
         out.put_u32_le(check);
     }
     out.freeze()
 }
 
-/// Reads a whole side file. An error names the byte of the side file and what is wrong there.
-pub(super) fn decode(group: GroupId, base: Offset, bytes: &[u8]) -> Result<Proof, (u64, DamageKind)> {
+/// Reads a whole side file. An error says what is wrong, and with which entry if it is one.
+pub(super) fn decode(group: GroupId, base: Offset, bytes: &[u8]) -> Result<Proof, (Option<usize>, DamageKind)> {
     let entries = bytes.get(HEADER_BYTES..).unwrap_or_default().chunks_exact(ENTRY_BYTES);
     let mut valid =
         entries.enumerate().filter_map(|(number, entry)| Entry::decode(group, base, number, entry)).peekable();
     if let Err(kind) = check_header(group, base, bytes) {
         // The header is synced before the first entry is written: without any entry it is merely torn.
         let torn = kind == DamageKind::ChecksumHeader && valid.peek().is_none();
-        return if torn { Ok(Proof::default()) } else { Err((0, kind)) };
+        return if torn { Ok(Proof::default()) } else { Err((None, kind)) };
     }
     let mut proof = Proof::default();
     while let Some(entry) = valid.next_if(|entry| entry.number == proof.entries()) {
         if proof.closing.is_some() {
-            return Err((entry_offset(entry.number), DamageKind::ChecksumBehindClosing));
+            return Err((Some(entry.number), DamageKind::ChecksumBehindClosing));
         }
-        if entry.bytes as usize == SEGMENT_CHUNK_BYTES {
-            proof.chunks.push(entry.crc);
+        if entry.chunk.bytes as usize == SEGMENT_CHUNK_BYTES {
+            proof.chunks.push(entry.chunk);
         } else {
-            proof.closing = Some(Closing { bytes: entry.bytes, crc: entry.crc });
+            proof.closing = Some(entry.chunk);
         }
     }
     let missing = proof.entries();
     match valid.find(|entry| entry.first_of_write > missing) {
-        Some(_) => Err((entry_offset(missing), DamageKind::ChecksumEntry)),
+        Some(_) => Err((Some(missing), DamageKind::ChecksumEntry)),
         None => Ok(proof),
     }
 }
@@ -128,16 +175,19 @@ pub(super) fn decode(group: GroupId, base: Offset, bytes: &[u8]) -> Result<Proof
 struct Entry {
     number: usize,
     first_of_write: usize,
-    bytes: u32,
-    crc: u32,
+    chunk: ChunkEntry,
 }
 
 impl Entry {
     fn decode(group: GroupId, base: Offset, number: usize, entry: &[u8]) -> Option<Self> {
         let u32_at = |at: usize| u32::from_le_bytes(entry[at..at + 4].try_into().expect("four bytes"));
-        let sound = u32_at(12) == entry_check(group, base, number, &entry[..12]);
-        let entry = Self { number, first_of_write: u32_at(0) as usize, bytes: u32_at(4), crc: u32_at(8) };
-        (sound && entry.first_of_write <= number && entry.bytes as usize <= SEGMENT_CHUNK_BYTES).then_some(entry)
+        let checked = ENTRY_BYTES - 4;
+        if u32_at(checked) != entry_check(group, base, number, &entry[..checked]) {
+            return None;
+        }
+        let chunk = ChunkEntry::decode(number, &entry[4..checked])?;
+        let first_of_write = u32_at(0) as usize;
+        (first_of_write <= number).then_some(Self { number, first_of_write, chunk })
     }
 }
 

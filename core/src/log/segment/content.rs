@@ -24,10 +24,14 @@ static CHUNK_SHIFT: LazyLock<[u32; 32]> =
     LazyLock::new(|| std::array::from_fn(|bit| records::combine(1 << bit, 0, CHUNK as usize)));
 
 /// The CRC of everything up to a place between two chunks.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ContentCrc(u32);
 
 impl ContentCrc {
+    pub(super) fn new(crc: u32) -> Self {
+        Self(crc)
+    }
+
     pub(super) fn append_chunk(&mut self, crc: u32) {
         let shifted = CHUNK_SHIFT.iter().enumerate().filter(|(bit, _)| self.0 >> bit & 1 == 1);
         self.0 = shifted.fold(crc, |sum, (_, shift)| sum ^ shift);

@@ -1,11 +1,14 @@
 //! What can be wrong with the files of a segment.
 //!
-//! Damage is reported with the file and the byte where it begins; nothing is changed or cut because of it.
+//! Damage is reported with the file and the bytes that are not what was written; nothing is changed or cut because of
+//! it. Repair fetches the chunks it names from another replica, so they are named exactly.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
+use super::checksums;
 use crate::{
-    io::{DiskError, Exit, FileName},
+    ids::{GroupId, Offset},
+    io::{DiskError, Exit, FileName, SegmentFile},
     limits::SEGMENT_CHUNK_BYTES,
 };
 
@@ -15,6 +18,8 @@ pub struct Damage {
     pub file: FileName,
     /// Byte of the file at which the damaged part begins.
     pub offset: u64,
+    /// Length of the damaged part; zero if the file as a whole is not what it should be.
+    pub bytes: u64,
     pub kind: DamageKind,
 }
 
@@ -49,6 +54,12 @@ pub enum DamageKind {
     ChecksumBehindClosing,
     #[error("checksums of this segment exist although the segment before it was never completed")]
     ChecksumOrder,
+    #[error("the checksum file holds {found} entries, but {recorded} were synced")]
+    ChecksumsLost { recorded: u32, found: u32 },
+    #[error("the checksum file contradicts a checkpoint")]
+    ChecksumContradiction,
+    #[error("there is a segment here that a checkpoint does not know")]
+    SegmentUnknown,
     #[error("the checksum file is longer than any segment needs")]
     ChecksumLength,
 }
@@ -62,8 +73,83 @@ impl fmt::Display for Damage {
 impl std::error::Error for Damage {}
 
 impl Damage {
+    /// Something is wrong with a file as a whole.
+    pub(super) fn whole(file: FileName, kind: DamageKind) -> Self {
+        Self { file, offset: 0, bytes: 0, kind }
+    }
+
+    /// A chunk of a segment.
     pub(super) fn chunk(file: FileName, chunk: usize, kind: DamageKind) -> Self {
-        Self { file, offset: (chunk * SEGMENT_CHUNK_BYTES) as u64, kind }
+        Self::chunks(file, chunk..chunk + 1, kind)
+    }
+
+    pub(super) fn chunks(file: FileName, chunks: Range<usize>, kind: DamageKind) -> Self {
+        let bytes = |chunks: usize| (chunks * SEGMENT_CHUNK_BYTES) as u64;
+        Self { file, offset: bytes(chunks.start), bytes: bytes(chunks.len()), kind }
+    }
+
+    /// An entry of a side file.
+    pub(super) fn entry(file: FileName, number: usize, kind: DamageKind) -> Self {
+        let offset = checksums::entry_offset(number);
+        Self { file, offset, bytes: checksums::ENTRY_BYTES as u64, kind }
+    }
+
+    /// A side file holds fewer entries than were synced.
+    pub(super) fn lost_entries(file: FileName, recorded: usize, found: usize) -> Self {
+        let number = |entries| u32::try_from(entries).expect("a side file has a largest length");
+        let kind = DamageKind::ChecksumsLost { recorded: number(recorded), found: number(found) };
+        let lost = (recorded.saturating_sub(found) * checksums::ENTRY_BYTES) as u64;
+        Self { bytes: lost, ..Self::entry(file, found, kind) }
+    }
+
+    /// What is wrong with a side file that was read.
+    pub(super) fn side_file(file: FileName, (entry, kind): (Option<usize>, DamageKind)) -> Self {
+        match entry {
+            Some(number) => Self::entry(file, number, kind),
+            None => Self::whole(file, kind),
+        }
+    }
+
+    /// The group and the base offset of the segment.
+    pub fn segment(&self) -> (GroupId, Offset) {
+        let FileName::Segment { group, base, .. } = self.file else { unreachable!("damage of a segment's files") };
+        (group, base)
+    }
+
+    /// Chunks of the segment that are lost, or whose checksums are: numbers of [`SEGMENT_CHUNK_BYTES`] each, from the
+    /// first byte of its file on. `None` if nothing of the segment can be told to be sound.
+    pub fn lost_chunks(&self) -> Option<Range<u64>> {
+        let FileName::Segment { kind, .. } = self.file else { unreachable!("damage of a segment's files") };
+        let end = self.offset + self.bytes;
+        match kind {
+            SegmentFile::Log if self.bytes > 0 => {
+                let chunk = SEGMENT_CHUNK_BYTES as u64;
+                Some(self.offset / chunk..end.div_ceil(chunk))
+            }
+            SegmentFile::Checksums if self.bytes > 0 && self.offset >= checksums::entry_offset(0) => {
+                let entry = |at: u64| (at - checksums::entry_offset(0)) / checksums::ENTRY_BYTES as u64;
+                Some(entry(self.offset)..entry(end))
+            }
+            SegmentFile::Log | SegmentFile::Checksums => None,
+        }
+    }
+}
+
+/// Why a log could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecoveryError {
+    #[error(transparent)]
+    Damaged(#[from] Damage),
+    #[error("{0}")]
+    Disk(Exit),
+}
+
+impl From<RecoveryError> for Exit {
+    fn from(error: RecoveryError) -> Self {
+        match error {
+            RecoveryError::Damaged(damage) => damage.into(),
+            RecoveryError::Disk(exit) => exit,
+        }
     }
 }
 

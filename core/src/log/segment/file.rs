@@ -5,9 +5,10 @@
 //! appended bytes are compared with what is proven and not written again.
 
 use super::{
-    checksums::{Closing, Proof},
+    checksums::{self, ChunkEntry, Closing, Proof},
     content::ContentCrc,
     damage::{Damage, DamageKind},
+    image::SegmentImage,
     index::Index,
     position::Position,
 };
@@ -34,6 +35,8 @@ pub(super) struct Segment {
     pub(super) max_timestamp: Option<(i64, Offset)>,
     /// Nothing is appended any more.
     pub(super) rolled: bool,
+    /// Checksums and index are here. If not, the segment is closed and its side file was not read yet.
+    pub(super) known: bool,
     /// CRCs of full chunks: all that were appended in full, and all that are proven.
     crcs: Vec<u32>,
     /// CRC of the appended bytes behind the last full chunk.
@@ -60,6 +63,7 @@ impl Segment {
             index: Index::default(),
             max_timestamp: None,
             rolled: false,
+            known: true,
             crcs: Vec::new(),
             rest_crc: 0,
             disk_bytes: 0,
@@ -76,11 +80,83 @@ impl Segment {
             disk_bytes: proof.segment_bytes(),
             disk_rest_crc: proof.closing.map_or(0, |closing| closing.crc),
             proven_chunks: proof.chunks.len(),
-            proven_closing: proof.closing,
-            crcs: proof.chunks,
+            proven_closing: proof.closing.map(|closing| closing.closing()),
+            crcs: proof.chunks.iter().map(|chunk| chunk.crc).collect(),
             created: true,
             ..Self::new(group, base, start)
         }
+    }
+
+    /// A segment as an image describes it; `proof` is what its side file holds today, which may prove more.
+    pub(super) fn restored(
+        group: GroupId,
+        image: &SegmentImage,
+        start: Position,
+        next_offset: Offset,
+        proof: Proof,
+    ) -> Self {
+        let bytes = u64::from(image.bytes);
+        let full = chunks_in(bytes);
+        let rest = image.rest().or(proof.closing.filter(|_| image.closed));
+        let rest_crc = rest.map_or(0, |rest| rest.crc);
+        let proven_chunks = image.proven_chunks as usize;
+        let own = &image.entries[..full - proven_chunks];
+        let mut index = Index::default();
+        let kept = proof.chunks[..proven_chunks].iter().chain(own).chain(rest.as_ref());
+        kept.filter_map(|entry| entry.stretch).for_each(|stretch| index.restore(stretch));
+        let proven = proof.segment_bytes();
+        let mut segment = Self::proven(group, image.base, start, proof);
+        if proven < bytes {
+            let known = segment.crcs.len() - proven_chunks;
+            segment.crcs.extend(own[known..].iter().map(|entry| entry.crc));
+            assert_eq!(segment.crcs.len(), full, "an image and a side file cover what was synced");
+            segment.disk_bytes = bytes;
+            segment.disk_rest_crc = rest_crc;
+        }
+        Self { bytes, next_offset, index, max_timestamp: image.max_timestamp, rest_crc, ..segment }
+    }
+
+    /// A closed segment of an image whose side file is read when somebody needs it.
+    pub(super) fn settled(group: GroupId, image: &SegmentImage, start: Position, next_offset: Offset) -> Self {
+        let bytes = u64::from(image.bytes);
+        let rest = u32::try_from(bytes % CHUNK).expect("less than a chunk");
+        Self {
+            bytes,
+            disk_bytes: bytes,
+            next_offset,
+            max_timestamp: image.max_timestamp,
+            rolled: true,
+            known: false,
+            proven_chunks: chunks_in(bytes),
+            proven_closing: Some(Closing { bytes: rest, crc: 0 }),
+            created: true,
+            ..Self::new(group, image.base, start)
+        }
+    }
+
+    /// Length of the side file of a segment that is closed.
+    pub(super) fn side_file_bytes(&self) -> u64 {
+        checksums::entry_offset(chunks_in(self.disk_bytes) + 1)
+    }
+
+    /// Takes in the side file.
+    pub(super) fn learn(&mut self, proof: &Proof) -> Result<(), Damage> {
+        let full = self.full_chunks();
+        let closing = proof.closing.filter(|_| proof.segment_bytes() == self.bytes);
+        let Some(closing) = closing else {
+            let (recorded, found) = (full + 1, proof.entries());
+            return Err(Damage::lost_entries(self.checksum_file(), recorded, found));
+        };
+        if !self.known {
+            self.crcs = proof.chunks.iter().map(|chunk| chunk.crc).collect();
+            let stretches = proof.chunks.iter().chain([&closing]).filter_map(|entry| entry.stretch);
+            stretches.for_each(|stretch| self.index.restore(stretch));
+            self.rest_crc = closing.crc;
+            self.disk_rest_crc = closing.crc;
+            self.proven_closing = Some(closing.closing());
+            self.known = true;
+        }
+        Ok(())
     }
 
     pub(super) fn log_file(&self) -> FileName {
@@ -113,31 +189,33 @@ impl Segment {
             && (self.bytes + bytes > segment_bytes || last_offset.0 - self.base.0 > i64::from(i32::MAX))
     }
 
-    /// Adds a batch's bytes to the checksums, comparing with the proven ones; `content` is told each
-    /// chunk they fill.
+    /// Adds a batch's bytes to the checksums, comparing with the proven ones; `content` is told each chunk they fill.
+    /// The first `present` bytes of the batch were here before the batch was known, because a write ended within it.
     pub(super) fn append(
         &mut self,
         slices: [&[u8]; 2],
+        present: usize,
         offset: Offset,
         next_offset: Offset,
         max_timestamp: i64,
         content: &mut ContentCrc,
     ) -> Result<(), Damage> {
-        self.index.append(self.base, offset, self.bytes, max_timestamp);
+        self.index.append(self.base, offset, self.bytes - present as u64, max_timestamp);
         if self.max_timestamp.is_none_or(|(largest, _)| max_timestamp > largest) {
             self.max_timestamp = Some((max_timestamp, offset));
         }
         self.next_offset = next_offset;
+        let mut present = present;
         for slice in slices {
-            self.extend(slice, content)?;
+            let known = present.min(slice.len());
+            present -= known;
+            self.extend(&slice[known..], content)?;
         }
         let Some(closing) = self.proven_closing else { return Ok(()) };
         if self.bytes > self.disk_bytes {
-            return Err(Damage {
-                file: self.log_file(),
-                offset: self.disk_bytes,
-                kind: DamageKind::SegmentRegenerated,
-            });
+            let bytes = self.bytes - self.disk_bytes;
+            let kind = DamageKind::SegmentRegenerated;
+            return Err(Damage { file: self.log_file(), offset: self.disk_bytes, bytes, kind });
         }
         if self.bytes == self.disk_bytes && self.rest_crc != closing.crc {
             return Err(Damage::chunk(self.log_file(), self.full_chunks(), DamageKind::ChunkRegenerated));
@@ -170,11 +248,51 @@ impl Segment {
 
     /// The appended bytes behind the last full chunk.
     pub(super) fn rest(&self) -> Closing {
+        assert!(self.known, "a segment that is settled is behind everything that asks for its end");
         Closing { bytes: u32::try_from(self.bytes % CHUNK).expect("less than a chunk"), crc: self.rest_crc }
     }
 
     fn full_chunks(&self) -> usize {
-        usize::try_from(self.bytes / CHUNK).expect("a segment is smaller than 4 GiB")
+        chunks_in(self.bytes)
+    }
+
+    /// The CRC of a full chunk.
+    pub(super) fn chunk_crc(&self, chunk: usize) -> u32 {
+        self.crcs[chunk]
+    }
+
+    /// What is recorded of a full chunk.
+    fn entry(&self, chunk: usize) -> ChunkEntry {
+        ChunkEntry { bytes: SEGMENT_CHUNK_BYTES as u32, crc: self.crcs[chunk], stretch: self.index.of_chunk(chunk) }
+    }
+
+    /// What is recorded of the bytes behind the last full chunk before `length`.
+    fn rest_entry(&self, length: u64, crc: u32) -> ChunkEntry {
+        let bytes = u32::try_from(length % CHUNK).expect("less than a chunk");
+        let begun = self.index.of_chunk(chunks_in(length)).filter(|stretch| u64::from(stretch.place) < length);
+        ChunkEntry { bytes, crc, stretch: begun }
+    }
+
+    /// The first `length` bytes, all of which are on disk: all bytes, or the end of what is on disk.
+    pub(super) fn image(&self, length: u64) -> SegmentImage {
+        assert!(length > 0 && length <= self.disk_bytes && length <= self.bytes, "an image names what is on disk");
+        let full = chunks_in(length);
+        let proven = self.proven_chunks.min(full);
+        let closed = self.proven_closing.is_some() && length == self.disk_bytes;
+        let mut entries: Vec<ChunkEntry> = (proven..full).map(|chunk| self.entry(chunk)).collect();
+        if !closed && !length.is_multiple_of(CHUNK) {
+            assert!(length == self.bytes || length == self.disk_bytes, "the CRC of the unfinished chunk is known here");
+            let crc = if length == self.bytes { self.rest_crc } else { self.disk_rest_crc };
+            entries.push(self.rest_entry(length, crc));
+        }
+        SegmentImage {
+            base: self.base,
+            bytes: u32::try_from(length).expect("a segment is smaller than 4 GiB"),
+            max_timestamp: self.max_timestamp,
+            closed,
+            proven_chunks: u32::try_from(proven).expect("a segment has fewer than 2^32 chunks"),
+            entries,
+        }
     }
 
     /// The bytes up to `disk_bytes` of the file are synced; `rest_crc` covers those behind the last full chunk.
@@ -184,15 +302,19 @@ impl Segment {
         self.disk_rest_crc = rest_crc;
     }
 
-    /// The CRCs of full chunks on disk that the side file does not hold yet, and what closes the segment if that is
-    /// due.
-    pub(super) fn unproven(&self) -> (&[u32], Option<Closing>) {
-        if self.proven_closing.is_some() {
-            return (&[], None);
+    /// Entries that the side file does not hold yet, from number [`Segment::proven_chunks`] on: of full chunks on disk,
+    /// and the one that closes the segment if that is due. None at all if they are fewer than `worth` and close nothing.
+    pub(super) fn unproven(&self, worth: usize) -> (Vec<ChunkEntry>, Option<Closing>) {
+        let full = chunks_in(self.disk_bytes);
+        let closes = self.rolled && self.disk_bytes == self.bytes;
+        if self.proven_closing.is_some() || !closes && full - self.proven_chunks < worth {
+            return (Vec::new(), None);
         }
-        let full = usize::try_from(self.disk_bytes / CHUNK).expect("a segment is smaller than 4 GiB");
-        let closing = (self.rolled && self.disk_bytes == self.bytes).then(|| self.rest());
-        (&self.crcs[self.proven_chunks..full], closing)
+        let mut entries: Vec<_> = (self.proven_chunks..full).map(|chunk| self.entry(chunk)).collect();
+        if closes {
+            entries.push(self.rest_entry(self.bytes, self.rest_crc));
+        }
+        (entries, closes.then(|| self.rest()))
     }
 
     /// Bytes of the file that the synced side file proves.
@@ -202,13 +324,18 @@ impl Segment {
 
     /// The CRCs that verify a read from `from` (on a chunk boundary) to `to` (on one, or the end of what is on disk).
     pub(super) fn checksums(&self, from: u64, to: u64) -> Vec<u32> {
+        assert!(self.known, "the side file is read first");
         assert!(from.is_multiple_of(CHUNK) && from < to && to <= self.disk_bytes, "a read covers what is on disk");
-        let chunks = |bytes: u64| usize::try_from(bytes / CHUNK).expect("a segment is smaller than 4 GiB");
-        let mut crcs = self.crcs[chunks(from)..chunks(to)].to_vec();
+        let mut crcs = self.crcs[chunks_in(from)..chunks_in(to)].to_vec();
         if !to.is_multiple_of(CHUNK) {
             assert_eq!(to, self.disk_bytes, "a read ends with a chunk or with what is on disk");
             crcs.push(self.disk_rest_crc);
         }
         crcs
     }
+}
+
+/// Full chunks in so many bytes of a file.
+pub(super) fn chunks_in(bytes: u64) -> usize {
+    usize::try_from(bytes / CHUNK).expect("a segment is smaller than 4 GiB")
 }

@@ -1,23 +1,25 @@
 //! The sparse offset and time index of one segment.
 //!
-//! Invariant: a stretch is [`SEGMENT_INDEX_INTERVAL_BYTES`] of the file in which at least one batch begins; the index
-//! names the first such batch of each, and the largest timestamp of all of them. It is derived from the batches while
-//! they are appended, live or from the write-ahead log, and never persisted: 16 bytes per 64 KiB of log.
+//! Invariant: a stretch is a chunk of the file in which at least one batch begins; the index names the first such batch
+//! of each, and the largest timestamp of all of them. It is derived from the batches while they are appended, and
+//! recorded in the side file with the chunk's checksum, so that a restored segment has it without reading its data.
 
-use crate::{ids::Offset, limits::SEGMENT_INDEX_INTERVAL_BYTES};
+use crate::{ids::Offset, limits::SEGMENT_CHUNK_BYTES};
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
     stretches: Vec<Stretch>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Stretch {
-    /// First batch that begins in the stretch: offset above the segment's base, place in the file.
-    offset_delta: u32,
-    place: u32,
-    /// Largest timestamp of the batches that begin in the stretch.
-    max_timestamp: i64,
+/// The batches that begin in one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stretch {
+    /// First of them: offset above the segment's base.
+    pub(super) offset_delta: u32,
+    /// Its place in the file.
+    pub(super) place: u32,
+    /// Largest timestamp of all of them, in milliseconds since 1970.
+    pub(super) max_timestamp: i64,
 }
 
 /// Where to begin looking for a batch.
@@ -32,18 +34,31 @@ pub(super) struct Entry {
 impl Index {
     /// Notes a batch that was appended at `place` of the file of the segment with base offset `base`.
     pub(super) fn append(&mut self, base: Offset, offset: Offset, place: u64, max_timestamp: i64) {
-        let interval = SEGMENT_INDEX_INTERVAL_BYTES as u64;
+        let place = u32::try_from(place).expect("a segment is smaller than 4 GiB");
         match self.stretches.last_mut() {
-            Some(last) if u64::from(last.place) / interval == place / interval => {
-                last.max_timestamp = last.max_timestamp.max(max_timestamp);
-            }
+            Some(last) if last.chunk() == chunk_of(place) => last.max_timestamp = last.max_timestamp.max(max_timestamp),
             Some(_) | None => self.stretches.push(Stretch {
                 offset_delta: u32::try_from(offset.0 - base.0)
                     .expect("a segment rolls before its offsets leave 32 bits"),
-                place: u32::try_from(place).expect("a segment is smaller than 4 GiB"),
+                place,
                 max_timestamp,
             }),
         }
+    }
+
+    /// Adds what was recorded of the next chunk in which a batch begins.
+    pub(super) fn restore(&mut self, stretch: Stretch) {
+        assert!(
+            self.stretches.last().is_none_or(|last| last.chunk() < stretch.chunk()),
+            "chunks are restored in their order"
+        );
+        self.stretches.push(stretch);
+    }
+
+    /// What begins in a chunk of the file.
+    pub(super) fn of_chunk(&self, chunk: usize) -> Option<Stretch> {
+        let place = self.stretches.binary_search_by_key(&chunk, Stretch::chunk).ok()?;
+        Some(self.stretches[place])
     }
 
     /// The first batch of the stretch in which the batch with `offset` begins.
@@ -66,7 +81,16 @@ impl Index {
 }
 
 impl Stretch {
+    /// Number of the chunk.
+    pub(super) fn chunk(&self) -> usize {
+        chunk_of(self.place)
+    }
+
     fn entry(&self, base: Offset) -> Entry {
         Entry { offset: Offset(base.0 + i64::from(self.offset_delta)), place: u64::from(self.place) }
     }
+}
+
+fn chunk_of(place: u32) -> usize {
+    place as usize / SEGMENT_CHUNK_BYTES
 }

@@ -1,18 +1,20 @@
 //! The applied batches of one partition: appended, written behind to segments, read from memory or disk.
 //!
 //! Invariant: the bytes of a partition are the concatenation of its segments, append-only, and equal on every replica.
-//! What is not synced is in memory; what a side file proves is on disk and never written again. After a start the
-//! write-ahead log leads to the same appends in the same order: where a side file proves the bytes they are compared,
-//! neither written nor kept. The sparse index is derived on the way, so it is not persisted.
+//! What is not synced is in memory; what a side file or an image proves is on disk and never written again. After a
+//! start a log is restored from its image, and the write-ahead log leads to the same further appends in the same order:
+//! where a side file proves the bytes they are compared, neither written nor kept.
 //!
 //! Every disk operation is an effect; the caller says by a budget when to begin a write. Does not know which offsets
 //! are committed (reads name an upper bound), decodes no records, and removes no segment before the whole partition.
 
+mod ahead;
 mod batch;
 mod checksums;
 mod content;
 mod damage;
 mod file;
+mod image;
 mod index;
 mod operations;
 mod position;
@@ -22,6 +24,7 @@ mod recovery;
 mod removal;
 mod selection;
 mod tail;
+mod verify;
 mod writeback;
 
 use std::collections::VecDeque;
@@ -29,25 +32,29 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use kauri_protocol::records::HEADER_BYTES;
 
+pub use self::{
+    ahead::AheadError,
+    content::Content,
+    damage::{Damage, DamageKind, ReadError, RecoveryError},
+    image::{LogImage, LogImageError},
+    pressure::{SyncPace, Unwritten, Writes, fewest_to_write, writes_due},
+    read::ReadPlan,
+    recovery::LogRecovery,
+    removal::Removal,
+    selection::Batches,
+    verify::SegmentCheck,
+};
 use self::{
+    ahead::Behind,
     batch::BatchHeader,
     content::ContentCrc,
-    file::Segment,
+    file::{Segment, chunks_in},
     position::Position,
     read::{Goal, Scan},
     recovery::ProvenSegment,
     selection::{Allowance, Selection},
     tail::{Arrival, Tail},
     writeback::Writeback,
-};
-pub use self::{
-    content::Content,
-    damage::{Damage, DamageKind, ReadError},
-    pressure::fewest_to_write,
-    read::ReadPlan,
-    recovery::LogRecovery,
-    removal::Removal,
-    selection::Batches,
 };
 use crate::{
     ids::{GroupId, LeaderEpoch, Offset, OperationId},
@@ -64,6 +71,8 @@ pub struct LogSettings {
     pub start: Offset,
     /// A segment rolls before a batch would take it past this size.
     pub segment_bytes: u64,
+    /// Entries are written to a side file when so many wait, or when they close it.
+    pub prove_chunks: usize,
 }
 
 /// One applied batch. The fields repeat what the header says; a difference is a broken invariant.
@@ -108,6 +117,9 @@ pub enum ReadResult {
     OutOfRange,
 }
 
+/// Why the batch in which a write ended is in memory.
+const UNSYNCED: &str = "what is not on disk is in memory";
+
 /// The applied batches of one partition. [`PartitionLog::poll`] must be called after each `handle` that returned true,
 /// and whenever the caller wants bytes written.
 #[derive(Debug)]
@@ -125,31 +137,111 @@ pub struct PartitionLog {
     next_offset: Offset,
     /// Of all bytes up to the last full chunk of the last segment.
     content_crc: ContentCrc,
+    /// The same up to where the last image was taken.
+    imaged: Imaged,
+    /// The state machine, if it is behind the last batch.
+    behind: Option<Behind>,
+}
+
+/// The checksum of everything up to a place between two chunks of a segment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Imaged {
+    segment: usize,
+    chunks: usize,
+    crc: ContentCrc,
 }
 
 impl PartitionLog {
     /// A new partition, without files.
     pub fn new(settings: LogSettings) -> Self {
-        Self::with_proven(settings, VecDeque::new())
+        Self::with_segments(settings, &LogImage::empty(settings.start), Vec::new(), VecDeque::new())
     }
 
-    /// A partition that may have files. The log that it yields is empty, whatever is on disk: the write-ahead log fills
-    /// it again.
+    /// A partition that may have files, of which no image is known. The log that it yields is empty, whatever is on
+    /// disk: the write-ahead log fills it again.
     pub fn recover(settings: LogSettings) -> LogRecovery {
-        LogRecovery::new(settings)
+        Self::restore(settings, LogImage::empty(settings.start))
     }
 
-    fn with_proven(settings: LogSettings, proven: VecDeque<ProvenSegment>) -> Self {
+    /// A partition of which an image is known. The log that it yields holds what the image does; the write-ahead log
+    /// continues it. Whoever restores an image first makes sure that none that was taken later will ever be restored,
+    /// because files are cut to what this one and the side files prove.
+    pub fn restore(settings: LogSettings, image: LogImage) -> LogRecovery {
+        LogRecovery::new(settings, image)
+    }
+
+    fn with_segments(
+        settings: LogSettings,
+        image: &LogImage,
+        segments: Vec<Segment>,
+        proven: VecDeque<ProvenSegment>,
+    ) -> Self {
+        let synced = segments.last().map_or(Position(0), Segment::disk_end);
+        let has_files = !segments.is_empty() || !proven.is_empty();
+        let imaged = Imaged {
+            segment: segments.len().saturating_sub(1),
+            chunks: segments.last().map_or(0, |last| chunks_in(last.bytes)),
+            crc: image.content_crc,
+        };
         Self {
             settings: LogSettings { segment_bytes: settings.segment_bytes.min(SEGMENT_BYTES_MAX), ..settings },
-            segments: Vec::new(),
+            behind: image.applied.map(|applied| Behind::restored(applied, &segments)),
+            segments,
             tail: Tail::default(),
-            writeback: Writeback::new(settings.group, !proven.is_empty()),
+            writeback: Writeback::new(&settings, synced, has_files),
             proven,
             reads: 0,
-            log_start: settings.start,
-            next_offset: settings.start,
-            content_crc: ContentCrc::default(),
+            log_start: image.log_start,
+            next_offset: image.next_offset,
+            content_crc: image.content_crc,
+            imaged,
+        }
+    }
+
+    /// Appends the batches that an image carries.
+    fn append_tail(&mut self, at: Monotonic, image: &LogImage) -> Result<(), Damage> {
+        let last = self.segments.last().map(Segment::checksum_file);
+        let mut on_disk = image.overlap as usize;
+        for (header, bytes) in image.tail_batches() {
+            self.append_from(at, ahead::applied(header, &bytes), std::mem::take(&mut on_disk))?;
+            // Segments may begin elsewhere now, so only here it is known where the state machine is in them.
+            if image.applied.is_some_and(|applied| applied.next_offset == self.next_offset) {
+                self.behind = Some(Behind::at_end(&self.segments, self.next_offset));
+            }
+        }
+        match last {
+            // The one part of an image's content that was read from a side file is the end of a closed segment.
+            Some(file) if self.content() != image.content => {
+                Err(Damage::whole(file, DamageKind::ChecksumContradiction))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// What a checkpoint keeps of this log. No I/O, no copy of a batch.
+    pub fn image(&mut self) -> LogImage {
+        let end = self.end();
+        let synced = self.writeback.synced().min(end);
+        let (begin, next_offset) =
+            if synced == end { (end, self.next_offset) } else { self.tail.batch_at(synced).expect(UNSYNCED) };
+        let held = if synced == Position(0) {
+            &[][..]
+        } else {
+            &self.segments[..=self.segments.partition_point(|segment| segment.end() < synced)]
+        };
+        let segments = held.iter().map(|segment| segment.image(segment.bytes.min(synced - segment.start))).collect();
+        if let Some(last) = held.last() {
+            self.imaged.advance(held, chunks_in(last.bytes.min(synced - last.start)));
+        }
+        LogImage {
+            log_start: self.log_start,
+            next_offset,
+            content_crc: self.imaged.crc,
+            content: self.content(),
+            segments,
+            overlap: u32::try_from(synced - begin).expect("less than a batch"),
+            applied: self.behind.map(|behind| behind.image(&self.segments)),
+            tail: self.tail.slices(begin..end),
         }
     }
 
@@ -180,6 +272,11 @@ impl PartitionLog {
     /// Bytes that are neither on disk nor on their way there.
     pub fn unwritten_bytes(&self) -> u64 {
         self.unsynced_bytes().saturating_sub(self.writeback.writing())
+    }
+
+    /// What waits to be written.
+    pub fn unwritten(&self) -> Unwritten {
+        Unwritten { group: self.group(), bytes: self.unwritten_bytes(), since: self.dirty_since() }
     }
 
     /// Bytes that are not known to be on disk.
@@ -213,24 +310,31 @@ impl PartitionLog {
         self.segments.iter().map(|segment| (segment.log_file(), segment.proven_bytes()))
     }
 
-    /// Adds a batch behind the last one. Damage means that what was proven before a restart differs from what the
-    /// write-ahead log leads to; the log must not be used any more then.
+    /// Adds the next batch that the state machine accepted, or compares it with what was appended ahead. Damage means
+    /// that what is here differs from what the write-ahead log leads to; the log must not be used any more then.
     pub fn append(&mut self, at: Monotonic, batch: AppliedBatch) -> Result<(), Damage> {
-        self.check(&batch);
+        check(&batch);
+        assert_eq!(batch.base_offset, self.applied_offset(), "offsets are dense");
+        match self.behind {
+            Some(behind) => self.compare(behind, &batch),
+            None => self.append_from(at, batch, 0),
+        }
+    }
+
+    /// Adds a batch behind the last one. Its first `present` bytes are in the last segment already.
+    fn append_from(&mut self, at: Monotonic, batch: AppliedBatch, present: usize) -> Result<(), Damage> {
+        assert_eq!(batch.base_offset, self.next_offset, "offsets are dense");
         let bytes = batch.header.len() + batch.body.len();
         let last_offset = Offset(batch.base_offset.0 + i64::from(batch.records) - 1);
-        if self
-            .segments
-            .last()
-            .is_none_or(|last| last.ends_before(bytes as u64, last_offset, self.settings.segment_bytes))
-        {
+        let rolls = |last: &Segment| last.ends_before(bytes as u64, last_offset, self.settings.segment_bytes);
+        if present == 0 && self.segments.last().is_none_or(rolls) {
             self.roll()?;
         }
-        let position = self.end();
+        let position = self.end() - present as u64;
         let next_offset = batch.base_offset.plus(batch.records);
         let segment = self.segments.last_mut().expect("there is one after a roll");
         let slices = [&batch.header[..], &batch.body[..]];
-        segment.append(slices, batch.base_offset, next_offset, batch.max_timestamp, &mut self.content_crc)?;
+        segment.append(slices, present, batch.base_offset, next_offset, batch.max_timestamp, &mut self.content_crc)?;
         self.next_offset = next_offset;
         // What is proven is read from disk if anybody wants it.
         if self.end() > self.writeback.synced() || self.tail.first_offset().is_some() {
@@ -238,21 +342,6 @@ impl PartitionLog {
             self.tail.append(Arrival { header, body, allocation_bytes, position, base_offset, at });
         }
         Ok(())
-    }
-
-    fn check(&self, batch: &AppliedBatch) {
-        let header = BatchHeader::read(&batch.header).ok().flatten().expect("an applied batch has a header");
-        assert_eq!(batch.header.len(), HEADER_BYTES, "the header is a slice of its own");
-        let said = BatchHeader {
-            base_offset: batch.base_offset,
-            next_offset: batch.base_offset.plus(batch.records),
-            leader_epoch: batch.leader_epoch,
-            max_timestamp: batch.max_timestamp,
-            bytes: batch.header.len() + batch.body.len(),
-        };
-        assert_eq!(header, said, "the header says what the caller says");
-        assert_eq!(batch.base_offset, self.next_offset, "offsets are dense");
-        assert!(header.bytes <= BATCH_BYTES_MAX, "larger batches are refused before they are proposed");
     }
 
     /// Begins the next segment: the one on disk if there is one, else a new one.
@@ -270,7 +359,7 @@ impl PartitionLog {
                 let segment = Segment::proven(group, proven.base, start, proven.proof);
                 if proven.base != base {
                     let kind = DamageKind::SegmentOrder { expected: base.0 };
-                    return Err(Damage { file: segment.log_file(), offset: 0, kind });
+                    return Err(Damage::whole(segment.log_file(), kind));
                 }
                 self.writeback.adopt(segment.disk_end());
                 segment
@@ -320,6 +409,17 @@ impl PartitionLog {
         self.look_for(from, Goal::Batches(Allowance { upper: upper.min(self.next_offset), max_bytes, at_least_one }))
     }
 
+    /// Whole batches from the one that holds `from` on, whether readers may see them or not: for a state transfer or a
+    /// repair. At least one, and no more than `max_bytes` beyond that. Ends with [`PartitionLog::next_offset`].
+    pub fn read_raw(&mut self, from: Offset, max_bytes: usize) -> ReadResult {
+        let first = self.segments.first().map_or(self.settings.start, |segment| segment.base);
+        if from < first || from > self.next_offset {
+            return ReadResult::OutOfRange;
+        }
+        let allowance = Allowance { upper: self.next_offset, max_bytes, at_least_one: true };
+        self.look_for(from, Goal::Batches(allowance))
+    }
+
     /// The first batch at or behind `from`, wholly below `upper`, whose header names a timestamp of at least
     /// `timestamp`: exactly that batch, or [`ReadResult::Empty`] if there is none. If, against its header, no record
     /// of it is that young, look again from the offset behind it.
@@ -353,34 +453,39 @@ impl PartitionLog {
             return ReadResult::Ready(selection.finish());
         }
         let segment = &self.segments[self.segment_of(from)];
-        let entry = segment.index.at_or_before(segment.base, from);
+        let goal = Goal::Batches(allowance);
         self.reads += 1;
-        ReadResult::NeedsDisk(ReadPlan::new(segment, entry.place, 0, from, Goal::Batches(allowance)))
+        if !segment.known {
+            return ReadResult::NeedsDisk(ReadPlan::of_side_file(segment, from, goal));
+        }
+        let entry = segment.index.at_or_before(segment.base, from);
+        ReadResult::NeedsDisk(ReadPlan::new(segment, entry.place, 0, from, goal))
     }
 
     fn look_for_timestamp(&mut self, from: Offset, timestamp: i64, upper: Offset) -> ReadResult {
         if from >= upper {
             return ReadResult::Empty;
         }
-        let later = &self.segments[self.segment_of(from)..];
-        let candidate = later.iter().find_map(|segment| {
-            segment.max_timestamp.filter(|(largest, _)| *largest >= timestamp)?;
-            Some((segment, segment.index.timestamp(segment.base, from, timestamp)?))
+        let goal = Goal::Timestamp { timestamp, upper };
+        let later = self.segments[self.segment_of(from)..].iter().take_while(|segment| segment.base < upper);
+        let mut candidates = later.filter(|segment| segment.max_timestamp.is_some_and(|(most, _)| most >= timestamp));
+        let candidate = candidates.find_map(|segment| {
+            let entry = segment.known.then(|| segment.index.timestamp(segment.base, from, timestamp));
+            // Of a segment that is not known it takes a read to say.
+            entry.is_none_or(|entry| entry.is_some()).then(|| (segment, entry.flatten()))
         });
         let Some((segment, entry)) = candidate else { return ReadResult::Empty };
+        let Some(entry) = entry else {
+            self.reads += 1;
+            return ReadResult::NeedsDisk(ReadPlan::of_side_file(segment, from, goal));
+        };
         let from = from.max(entry.offset);
         if from >= upper {
             return ReadResult::Empty;
         }
         if self.tail.first_offset().is_none_or(|first| from < first) {
             self.reads += 1;
-            return ReadResult::NeedsDisk(ReadPlan::new(
-                segment,
-                entry.place,
-                0,
-                from,
-                Goal::Timestamp { timestamp, upper },
-            ));
+            return ReadResult::NeedsDisk(ReadPlan::new(segment, entry.place, 0, from, goal));
         }
         let Some(offset) = self.tail.find_timestamp(from, upper, timestamp) else { return ReadResult::Empty };
         let mut selection = Selection::new(Allowance::one_batch(upper));
@@ -403,6 +508,11 @@ impl PartitionLog {
         self.cancel(&plan);
         match plan.scan(result)? {
             Scan::Found(batches) => Ok(ReadResult::Ready(batches)),
+            Scan::Learnt(proof) => {
+                let segment = self.segment_of(plan.base);
+                self.segments[segment].learn(&proof)?;
+                Ok(self.look_for(plan.from, plan.goal))
+            }
             Scan::Passed { next } => Ok(self.look_for(next, plan.goal)),
             Scan::Short { next, .. } if self.tail.first_offset().is_some_and(|first| next >= first) => {
                 Ok(self.look_for(next, plan.goal))
@@ -411,7 +521,7 @@ impl PartitionLog {
                 let segment = &self.segments[self.segment_of(plan.base)];
                 assert_eq!(segment.base, plan.base, "a segment stays while it is read");
                 if place + needed as u64 > segment.disk_bytes {
-                    return Err(Damage { file: plan.file, offset: place, kind: DamageKind::NoBatch }.into());
+                    return Err(plan.no_batch(place).into());
                 }
                 self.reads += 1;
                 Ok(ReadResult::NeedsDisk(ReadPlan::new(segment, place, needed, next, plan.goal)))
@@ -433,6 +543,38 @@ impl PartitionLog {
     pub fn remove(self) -> Removal {
         Removal::after(self.settings.group, self.writeback, self.reads)
     }
+}
+
+impl Imaged {
+    /// Goes on to a chunk of the last of `segments`.
+    fn advance(&mut self, segments: &[Segment], chunks: usize) {
+        let last = segments.len() - 1;
+        while self.segment < last {
+            let segment = &segments[self.segment];
+            self.append(segment, chunks_in(segment.bytes));
+            *self = Self { segment: self.segment + 1, chunks: 0, crc: self.crc.with_rest(segment.rest()) };
+        }
+        self.append(&segments[last], chunks);
+    }
+
+    fn append(&mut self, segment: &Segment, chunks: usize) {
+        (self.chunks..chunks).for_each(|chunk| self.crc.append_chunk(segment.chunk_crc(chunk)));
+        self.chunks = self.chunks.max(chunks);
+    }
+}
+
+fn check(batch: &AppliedBatch) {
+    let header = BatchHeader::read(&batch.header).ok().flatten().expect("an applied batch has a header");
+    assert_eq!(batch.header.len(), HEADER_BYTES, "the header is a slice of its own");
+    let said = BatchHeader {
+        base_offset: batch.base_offset,
+        next_offset: batch.base_offset.plus(batch.records),
+        leader_epoch: batch.leader_epoch,
+        max_timestamp: batch.max_timestamp,
+        bytes: batch.header.len() + batch.body.len(),
+    };
+    assert_eq!(header, said, "the header says what the caller says");
+    assert!(header.bytes <= BATCH_BYTES_MAX, "larger batches are refused before they are proposed");
 }
 
 #[cfg(test)]

@@ -15,6 +15,14 @@ impl Add<u64> for Position {
     }
 }
 
+impl Sub<u64> for Position {
+    type Output = Self;
+
+    fn sub(self, bytes: u64) -> Self {
+        Self(self.0 - bytes)
+    }
+}
+
 impl Sub for Position {
     type Output = u64;
 

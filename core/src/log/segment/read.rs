@@ -1,6 +1,6 @@
 //! Reads of what is no longer in memory.
 //!
-//! Invariant: a read covers whole chunks of one segment (or ends with what is on disk), so that the recorded CRCs
+//! Invariant: a read of batches covers whole chunks of one segment (or ends with what is on disk), so that the recorded CRCs
 //! verify every byte of it before one is looked at. Its size is bounded by [`FETCH_READ_BYTES`] or by the one batch it
 //! is for. Nothing here touches the partition: a plan carries all it needs, and the log may change meanwhile.
 
@@ -9,12 +9,13 @@ use kauri_protocol::records::HEADER_BYTES;
 
 use super::{
     batch::BatchHeader,
+    checksums::{self, Proof},
     damage::{Damage, DamageKind, ReadError},
-    file::{CHUNK, Segment},
+    file::{CHUNK, Segment, chunks_in},
     selection::{Allowance, Batches, Selection},
 };
 use crate::{
-    ids::Offset,
+    ids::{GroupId, Offset},
     io::{DiskAction, DiskError, DiskOutput, FileName},
     limits::{FETCH_READ_BYTES, SEGMENT_CHUNK_BYTES},
 };
@@ -25,14 +26,25 @@ use crate::{
 #[must_use]
 pub struct ReadPlan {
     pub(super) file: FileName,
+    group: GroupId,
     pub(super) base: Offset,
     offset: u64,
     length: usize,
-    checksums: Vec<u32>,
-    /// Place of a batch in the file, at or before the one that is looked for.
-    scan_from: u64,
+    content: Content,
     pub(super) from: Offset,
     pub(super) goal: Goal,
+}
+
+/// What a read returns.
+#[derive(Debug)]
+enum Content {
+    Batches {
+        checksums: Vec<u32>,
+        /// Place of a batch in the file, at or before the one that is looked for.
+        scan_from: u64,
+    },
+    /// The side file of the segment, without which its batches cannot be read.
+    SideFile,
 }
 
 /// What a read looks for.
@@ -47,6 +59,8 @@ pub(super) enum Goal {
 /// What was found in the bytes of a read.
 pub(super) enum Scan {
     Found(Batches),
+    /// What the side file says.
+    Learnt(Proof),
     /// No batch in these bytes; `next` is the offset behind them.
     Passed {
         next: Offset,
@@ -71,11 +85,25 @@ impl ReadPlan {
         let end = (place + wanted.max(1) as u64).next_multiple_of(CHUNK).min(segment.disk_bytes);
         Self {
             file: segment.log_file(),
+            group: segment.group,
             base: segment.base,
             offset,
             length: usize::try_from(end - offset).expect("a read is bounded"),
-            checksums: segment.checksums(offset, end),
-            scan_from: place,
+            content: Content::Batches { checksums: segment.checksums(offset, end), scan_from: place },
+            from,
+            goal,
+        }
+    }
+
+    /// A read of the side file of a segment of which nothing is known yet.
+    pub(super) fn of_side_file(segment: &Segment, from: Offset, goal: Goal) -> Self {
+        Self {
+            file: segment.checksum_file(),
+            group: segment.group,
+            base: segment.base,
+            offset: 0,
+            length: usize::try_from(segment.side_file_bytes()).expect("a side file has a largest length"),
+            content: Content::SideFile,
             from,
             goal,
         }
@@ -97,8 +125,19 @@ impl ReadPlan {
             Ok(DiskOutput::Done | DiskOutput::List(_)) => unreachable!("a read returns bytes"),
             Err(error) => return Err(ReadError::Disk { file: self.file, error }),
         };
-        self.verify(&bytes)?;
-        let first = usize::try_from(self.scan_from - self.offset).expect("inside the first chunk");
+        if bytes.len() != self.length {
+            let missing = (self.length - bytes.len()) as u64;
+            return Err(Damage { bytes: missing, ..self.damage(bytes.len(), DamageKind::ReadShort) }.into());
+        }
+        let (checksums, scan_from) = match &self.content {
+            Content::Batches { checksums, scan_from } => (checksums, scan_from),
+            Content::SideFile => {
+                let proof = checksums::decode(self.group, self.base, &bytes);
+                return Ok(Scan::Learnt(proof.map_err(|error| Damage::side_file(self.file, error))?));
+            }
+        };
+        self.verify(&bytes, checksums)?;
+        let first = usize::try_from(scan_from - self.offset).expect("inside the first chunk");
         let scan = match self.goal {
             Goal::Batches(allowance) => self.scan_batches(&bytes, first, allowance),
             Goal::Timestamp { timestamp, upper } => self.scan_timestamps(&bytes, first, timestamp, upper),
@@ -106,16 +145,14 @@ impl ReadPlan {
         Ok(scan?)
     }
 
-    fn verify(&self, bytes: &[u8]) -> Result<(), Damage> {
-        if bytes.len() != self.length {
-            return Err(self.damage(bytes.len(), DamageKind::ReadShort));
-        }
+    fn verify(&self, bytes: &[u8], checksums: &[u32]) -> Result<(), Damage> {
         let chunks = bytes.chunks(SEGMENT_CHUNK_BYTES);
-        assert_eq!(chunks.len(), self.checksums.len(), "a plan has a checksum for each chunk");
-        match chunks.zip(&self.checksums).position(|(chunk, &crc)| crc32c::crc32c(chunk) != crc) {
-            Some(chunk) => Err(self.damage(chunk * SEGMENT_CHUNK_BYTES, DamageKind::ChunkChecksum)),
-            None => Ok(()),
-        }
+        assert_eq!(chunks.len(), checksums.len(), "a plan has a checksum for each chunk");
+        let mut sound = chunks.zip(checksums).map(|(chunk, &crc)| crc32c::crc32c(chunk) == crc);
+        let Some(first) = sound.position(|sound| !sound) else { return Ok(()) };
+        let more = sound.take_while(|sound| !sound).count();
+        let first = chunks_in(self.offset) + first;
+        Err(Damage::chunks(self.file, first..first + 1 + more, DamageKind::ChunkChecksum))
     }
 
     fn scan_batches(&self, bytes: &Bytes, mut at: usize, allowance: Allowance) -> Result<Scan, Damage> {
@@ -185,6 +222,11 @@ impl ReadPlan {
     }
 
     fn damage(&self, at: usize, kind: DamageKind) -> Damage {
-        Damage { file: self.file, offset: self.offset + at as u64, kind }
+        Damage { file: self.file, offset: self.offset + at as u64, bytes: HEADER_BYTES as u64, kind }
+    }
+
+    /// For a batch that was looked for at a place and is not there.
+    pub(super) fn no_batch(&self, place: u64) -> Damage {
+        Damage { file: self.file, offset: place, bytes: HEADER_BYTES as u64, kind: DamageKind::NoBatch }
     }
 }

@@ -192,6 +192,12 @@ impl Tail {
         slices
     }
 
+    /// Where the batch begins that holds the byte at `position`, and its base offset; `None` if it is not in memory.
+    pub(super) fn batch_at(&self, position: Position) -> Option<(Position, Offset)> {
+        let piece = self.pieces.get(self.piece_behind(position)).filter(|piece| piece.start <= position)?;
+        Some(piece.batch_at(position))
+    }
+
     /// The first batch in memory that ends behind `from`, ends before `until` begins, and has a timestamp of at least
     /// `timestamp`.
     pub(super) fn find_timestamp(&self, from: Offset, until: Offset, timestamp: i64) -> Option<Offset> {
@@ -276,6 +282,23 @@ impl Piece {
                 push(self.start + header.len() as u64, body);
             }
         }
+    }
+
+    fn batch_at(&self, position: Position) -> (Position, Offset) {
+        let chunk = match &self.storage {
+            Storage::Shared { .. } => return (self.start, self.base_offset),
+            Storage::Chunk(chunk) => chunk,
+        };
+        let runs = chunk.runs.iter().map(|run| (run.start, &run.bytes[..]));
+        let mut runs = runs.chain([(chunk.open_start, &chunk.open[..])]);
+        let (start, bytes) =
+            runs.find(|(start, bytes)| *start + bytes.len() as u64 > position).expect("the piece ends behind it");
+        batches(bytes)
+            .map(|batch| batch.expect(CHECKED))
+            .map(|(place, header)| (start + place as u64, header))
+            .find(|(place, header)| *place + header.bytes as u64 > position)
+            .map(|(place, header)| (place, header.base_offset))
+            .expect("a run holds whole batches")
     }
 
     fn headers(&self) -> impl Iterator<Item = BatchHeader> {

@@ -1,8 +1,8 @@
 //! Brings a partition's bytes from memory to its segments.
 //!
 //! Two lanes, each a fixed sequence with one step in flight. Data: write, then sync (for a new segment of both its
-//! files and their directories), then the bytes count as synced. Proof: the CRCs of synced chunks are written to the
-//! side file, then synced. Invariant: an entry is written only after its chunk was synced, and an entry of a segment
+//! files and their directories), then the bytes count as synced. Proof: once enough of them wait, the entries of synced
+//! chunks are written to the side file, then synced. Invariant: an entry is written only after its chunk was synced, and an entry of a segment
 //! only after every entry of the segments before it was synced.
 //!
 //! It decides the order of operations, not when to begin: that is the budget the caller gives.
@@ -10,6 +10,7 @@
 use bytes::Bytes;
 
 use super::{
+    LogSettings,
     checksums::{self, Closing},
     file::{CHUNK, Segment},
     operations::Operations,
@@ -30,12 +31,23 @@ pub(super) struct Writeback {
     synced: Position,
     data: Data,
     data_operations: Operations,
+    /// Entries that are worth a write.
+    pub(super) prove_chunks: usize,
     proof: Proof,
     proof_operations: Operations,
     /// The directories above the segments are durable.
     directories_synced: bool,
     /// The last write found the disk full: nothing is tried again without a budget.
     disk_full: bool,
+}
+
+/// What makes the bytes of a segment durable.
+fn sync_of(segment: &Segment) -> DiskAction {
+    #[cfg(feature = "mutants")]
+    if crate::mutants::Mutant::CheckpointAheadOfSync.is_planted() {
+        return DiskAction::List { directory: Directory::Root };
+    }
+    DiskAction::Sync { file: segment.log_file() }
 }
 
 #[derive(Debug)]
@@ -74,10 +86,12 @@ struct Entries {
 }
 
 impl Writeback {
-    pub(super) fn new(group: GroupId, directories_synced: bool) -> Self {
+    /// `synced` is where the files end.
+    pub(super) fn new(settings: &LogSettings, synced: Position, directories_synced: bool) -> Self {
         Self {
-            group,
-            synced: Position(0),
+            group: settings.group,
+            prove_chunks: settings.prove_chunks,
+            synced,
             data: Data::Idle,
             data_operations: Operations::default(),
             proof: Proof::Idle,
@@ -164,7 +178,7 @@ impl Writeback {
         }
         let segment = &segments[job.segment];
         let mut start = |action| self.data_operations.start(action, effects, ids);
-        start(DiskAction::Sync { file: segment.log_file() });
+        start(sync_of(segment));
         if job.new_file {
             start(DiskAction::Sync { file: segment.checksum_file() });
             start(DiskAction::SyncDirectory { directory: Directory::Group(self.group) });
@@ -181,15 +195,16 @@ impl Writeback {
         // Segments are completed in order, so the first one without a closing entry is the only candidate.
         let number = segments.partition_point(|segment| segment.proven_closing.is_some());
         let Some(segment) = segments.get(number) else { return };
-        let (chunks, closing) = segment.unproven();
-        if chunks.is_empty() && closing.is_none() {
+        let (entries, closing) = segment.unproven(self.prove_chunks);
+        if entries.is_empty() {
             return;
         }
-        let slice: Bytes = checksums::encode_entries(self.group, segment.base, segment.proven_chunks, chunks, closing);
+        let chunks = entries.len() - usize::from(closing.is_some());
+        let slice: Bytes = checksums::encode_entries(self.group, segment.base, segment.proven_chunks, &entries);
         let offset = checksums::entry_offset(segment.proven_chunks);
         let action = DiskAction::Write { file: segment.checksum_file(), offset, slices: vec![slice] };
         self.proof_operations.start(action, effects, ids);
-        self.proof = Proof::Writing(Entries { segment: number, chunks: chunks.len(), closing });
+        self.proof = Proof::Writing(Entries { segment: number, chunks, closing });
     }
 
     fn sync_entries(&mut self, segments: &[Segment], effects: &mut Effects, ids: &mut OperationIds) {

@@ -160,7 +160,7 @@ fn a_mark_follows_the_last_write_and_nothing_follows_a_mark() {
     while machine.complete_one(&mut process).unwrap() {}
     assert_eq!(process.wal.durable(), number);
     let deadline = process.wal.next_deadline().expect("the mark is due");
-    assert_eq!(deadline, crate::time::Monotonic(0) + WAL_MARK_DELAY);
+    assert_eq!(deadline, machine.now() + WAL_MARK_DELAY);
     machine.wait_until(deadline);
     machine.settle(&mut process).unwrap();
     assert_eq!(process.wal.durable().0, number.0 + 1, "the mark is a write of its own");
@@ -280,7 +280,7 @@ fn a_write_without_room_is_repeated() {
 #[test]
 fn a_wal_that_must_exist_is_missed() {
     let mut machine = Machine::new(10);
-    let Err(End::Exit(Exit::Damaged { file, .. })) = machine.start_with(Recovery::new(CONFIG, true)) else {
+    let Err(End::Exit(Exit::Damaged { file, .. })) = machine.start_with(Recovery::new(CONFIG, true, None)) else {
         panic!("nothing was there")
     };
     assert_eq!(file, "wal");
@@ -293,7 +293,7 @@ fn a_wal_of_another_directory_is_refused() {
     machine.work(&mut process, 10).unwrap();
     machine.settle(&mut process).unwrap();
     let other = WalConfig { key: WalKey(1), ..CONFIG };
-    let result = machine.start_with(Recovery::new(other, false));
+    let result = machine.start_with(Recovery::new(other, false, None));
     assert!(matches!(result, Err(End::Exit(Exit::Refused(_)))));
 }
 

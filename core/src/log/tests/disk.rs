@@ -38,6 +38,9 @@ pub(super) struct Disk {
     bytes: Vec<Vec<u8>>,
     durable_bytes: Vec<Vec<u8>>,
     unsynced: Vec<Unsynced>,
+    /// Files that were created, and all operations that change anything.
+    created: u64,
+    changes: u64,
     /// Bytes that all files together may take; creations and extensions beyond it fail.
     pub(super) capacity: Option<usize>,
 }
@@ -53,8 +56,10 @@ enum Unsynced {
 
 impl Disk {
     pub(super) fn run(&mut self, action: DiskAction) -> Result<DiskOutput, DiskError> {
+        self.changes += u64::from(!matches!(action, DiskAction::Read { .. } | DiskAction::List { .. }));
         match action {
             DiskAction::Create { file, size } => {
+                self.created += 1;
                 let size = usize::try_from(size).unwrap();
                 let node = self.link(file);
                 let new_size = self.bytes[node].len().max(size);
@@ -198,6 +203,14 @@ impl Disk {
                 self.durable_names.insert(to, node);
             }
         }
+    }
+
+    pub(super) fn created(&self) -> u64 {
+        self.created
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
     }
 
     fn used(&self) -> usize {

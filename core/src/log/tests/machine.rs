@@ -11,8 +11,8 @@ use crate::{
     io::{DiskAction, DiskError, DiskOperation, DiskOutput, Effects, Exit, FileName, OperationIds},
     log::{
         read::EntryRead,
-        record::{EntryKind, EntryRecord, RecoveredRecord, WalEvent, WalRecord},
-        recovery::{Progress, Recovery, Replay},
+        record::{EntryKind, EntryRecord, PayloadState, RecoveredRecord, WalEvent, WalRecord},
+        recovery::{Base, Progress, Recovery, Replay},
         wal::{Wal, WalConfig, WalKey},
     },
     rng::Stream,
@@ -20,10 +20,13 @@ use crate::{
 };
 
 pub(super) const FILE_BYTES: u64 = 64 << 10;
-pub(super) const CONFIG: WalConfig = WalConfig { file_bytes: FILE_BYTES, key: WalKey(0x5eed_5eed_5eed_5eed) };
+pub(super) const CONFIG: WalConfig =
+    WalConfig { file_bytes: FILE_BYTES, budget_bytes: 16 * FILE_BYTES, key: WalKey(0x5eed_5eed_5eed_5eed) };
 
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
+    /// Where the log of the checkpoints that count begins, oldest first; two at most. Nobody looks into a checkpoint here.
+    pub(super) kept: Vec<Base>,
     pub(super) disk: Disk,
     pub(super) random: Stream,
     /// What was appended and not yet known to be lost, by write.
@@ -53,6 +56,8 @@ impl From<Exit> for End {
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) wal: Wal,
+    /// The write that names a checkpoint, and where its log begins.
+    checkpoint: Option<(WriteNumber, Base)>,
     ids: OperationIds,
     pending: Pending,
     pub(super) events: Vec<WalEvent>,
@@ -87,6 +92,7 @@ impl Pending {
 impl Machine {
     pub(super) fn new(seed: u64) -> Self {
         Self {
+            kept: Vec::new(),
             disk: Disk::default(),
             random: Stream::new(seed, NodeId(1), "machine", 0),
             history: BTreeMap::new(),
@@ -112,34 +118,67 @@ impl Machine {
 
     /// Starts a process. Returns it with everything it recovered.
     pub(super) fn start(&mut self) -> Result<(Process, Vec<RecoveredRecord>), End> {
-        let recovery = Recovery::new(CONFIG, self.durable.0 > 0);
-        self.start_with(recovery)
+        self.start_from(self.kept.last().copied())
     }
 
-    pub(super) fn start_with(&mut self, mut recovery: Recovery) -> Result<(Process, Vec<RecoveredRecord>), End> {
+    /// Like [`Machine::start`], from the log of another checkpoint.
+    pub(super) fn start_from(&mut self, base: Option<Base>) -> Result<(Process, Vec<RecoveredRecord>), End> {
+        self.start_with(Recovery::new(CONFIG, self.durable.0 > 0, base))
+    }
+
+    /// The half of a recovery that changes nothing.
+    pub(super) fn read_only(&mut self, recovery: Recovery) -> Result<Recovery, End> {
+        self.read(recovery, &mut OperationIds::default(), &mut Vec::new())
+    }
+
+    fn read(
+        &mut self,
+        mut recovery: Recovery,
+        ids: &mut OperationIds,
+        records: &mut Vec<RecoveredRecord>,
+    ) -> Result<Recovery, End> {
+        let mut effects = Effects::default();
+        let mut pending = Pending::default();
+        loop {
+            let progress = recovery.poll(&mut effects, ids, records)?;
+            pending.take_from(&mut effects);
+            match progress {
+                Progress::More => continue,
+                Progress::Done => return Ok(recovery),
+                Progress::Waiting => {}
+            }
+            let operation = pending.next(&mut self.random).expect("recovery waits for an operation");
+            let result = self.carry_out(&operation)?;
+            assert!(recovery.handle(operation.id, &result)?, "the operation is recovery's");
+        }
+    }
+
+    pub(super) fn start_with(&mut self, recovery: Recovery) -> Result<(Process, Vec<RecoveredRecord>), End> {
         let mut effects = Effects::default();
         let mut ids = OperationIds::default();
         let mut pending = Pending::default();
         let mut records = Vec::new();
+        let recovery = self.read(recovery, &mut ids, &mut records)?;
+        let mut opening = recovery.open(self.kept.first().map(|base| base.file));
         loop {
-            let progress = recovery.poll(self.now, &mut effects, &mut ids, &mut records)?;
+            let progress = opening.poll(self.now, &mut effects, &mut ids, &mut records)?;
             pending.take_from(&mut effects);
             match progress {
                 Progress::More => continue,
                 Progress::Done => break,
                 Progress::Waiting => {}
             }
-            let operation = pending.next(&mut self.random).expect("recovery waits for an operation");
+            let operation = pending.next(&mut self.random).expect("the opening waits for an operation");
             let result = self.carry_out(&operation)?;
-            assert!(recovery.handle(self.now, operation.id, &result)?, "the operation is recovery's");
+            assert!(opening.handle(self.now, operation.id, &result)?, "the operation is the opening's");
         }
-        let recovered = recovery.finish();
+        let recovered = opening.finish();
         assert_eq!(
             recovered.last.0.max(recovered.wal.durable().0),
             recovered.wal.durable().0,
             "what was recovered is durable"
         );
-        let mut process = Process { wal: recovered.wal, ids, pending, events: Vec::new() };
+        let mut process = Process { wal: recovered.wal, checkpoint: None, ids, pending, events: Vec::new() };
         let replayed = self.replay(Replay::new(recovered.replay), &mut process)?;
         let entries: Vec<_> = records.iter().filter(|found| found.location.is_some()).cloned().collect();
         assert_eq!(replayed, entries, "the second pass yields the entries of the first");
@@ -166,17 +205,25 @@ impl Machine {
 
     /// Starts a process and holds what it found against the truth; what it did not find is forgotten.
     pub(super) fn start_and_check(&mut self) -> Result<Process, End> {
-        let (process, records) = self.start()?;
-        self.check(&records);
+        let base = self.kept.last().copied();
+        let (process, records) = self.start_from(base)?;
+        self.check_from(base, &records);
         // From here on the node may act on all of it.
         self.durable = process.wal.durable();
         Ok(process)
     }
 
     pub(super) fn check(&mut self, records: &[RecoveredRecord]) {
+        self.check_from(self.kept.last().copied(), records);
+    }
+
+    /// What was recovered from the log of a checkpoint against the truth.
+    pub(super) fn check_from(&mut self, base: Option<Base>, records: &[RecoveredRecord]) {
+        let needed = self.history.split_off(&base.map_or(WriteNumber(0), |base| base.write));
         let mut found: BTreeMap<WriteNumber, Vec<WalRecord>> = BTreeMap::new();
         let mut last = WriteNumber(0);
-        for RecoveredRecord { write, record, location } in records {
+        for RecoveredRecord { write, record, location, payload } in records {
+            assert_eq!(*payload, PayloadState::Intact);
             assert!(*write >= last, "records come in order");
             last = *write;
             found.entry(*write).or_default().push(record.clone());
@@ -184,11 +231,21 @@ impl Machine {
                 self.read_back(entry, *location);
             }
         }
-        let lost = self.history.split_off(&WriteNumber(last.0 + 1));
-        if let Some((number, _)) = lost.first_key_value() {
-            assert!(*number > self.durable, "write {number} was durable, but only writes up to {last} were recovered");
+        // A start may carry what earlier ones wrote under a number of its own; order and bounds of writes stay.
+        let mut at = 0;
+        for (number, written) in &needed {
+            let there = records[at..].iter().take(written.len()).map(|found| &found.record);
+            if !written.iter().eq(there) {
+                assert!(
+                    *number > self.durable,
+                    "write {number} was durable, but it was not recovered as it was written"
+                );
+                break;
+            }
+            at += written.len();
         }
-        assert_eq!(found, self.history, "what was recovered is a beginning of what was written");
+        assert_eq!(at, records.len(), "what was recovered is a beginning of what was written");
+        self.history.append(&mut found);
     }
 
     pub(super) fn read_back(&mut self, entry: &EntryRecord, location: crate::log::record::EntryLocation) {
@@ -201,6 +258,43 @@ impl Machine {
             },
         };
         assert_eq!(read.check(bytes), Ok((entry.context.clone(), entry.data.clone())));
+    }
+
+    /// Names a checkpoint of everything up to now. It counts once that is durable.
+    pub(super) fn begin_checkpoint(&mut self, process: &mut Process) {
+        let base = Base { file: process.wal.current_file(), write: WriteNumber(process.wal.last_sealed().0 + 1) };
+        let number = self.append(process, vec![WalRecord::CheckpointDone { checkpoint: Bytes::from_static(b"done") }]);
+        process.checkpoint = Some((number, base));
+    }
+
+    /// Two checkpoints are kept, and the log from the older one on.
+    pub(super) fn finish_checkpoint(&mut self, process: &mut Process) {
+        let Some((_, base)) = process.checkpoint.take_if(|(number, _)| *number <= process.wal.durable()) else {
+            return;
+        };
+        self.kept.push(base);
+        if self.kept.len() > 2 {
+            self.kept.remove(0);
+        }
+        process.wal.release_before(self.kept[0].file);
+        self.history = self.history.split_off(&self.kept[0].write);
+    }
+
+    /// Random appends for a number of turns, with a checkpoint now and then.
+    pub(super) fn work_with_checkpoints(&mut self, process: &mut Process, turns: u64) -> Result<(), End> {
+        for _ in 0..turns {
+            self.finish_checkpoint(process);
+            if process.checkpoint.is_none() && self.random.below(12) == 0 {
+                self.begin_checkpoint(process);
+            }
+            self.work(process, 1)?;
+        }
+        Ok(())
+    }
+
+    /// What the WAL takes on this disk.
+    pub(super) fn wal_bytes(&self) -> u64 {
+        self.wal_files().into_iter().map(|file| self.disk.file(file).len() as u64).sum()
     }
 
     /// Random appends for a number of turns.
@@ -272,6 +366,10 @@ impl Machine {
                 None => return Ok(()),
             }
         }
+    }
+
+    pub(super) fn now(&self) -> Monotonic {
+        self.now.monotonic
     }
 
     /// Lets time pass.

@@ -6,3 +6,5 @@ mod disk;
 mod format;
 mod identity;
 mod machine;
+mod offline;
+mod ring;

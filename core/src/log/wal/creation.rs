@@ -1,7 +1,9 @@
-//! Makes one WAL file ready for use: filled with zeros, synced, and its name synced in the directory.
+//! Makes one WAL file ready for use: a new one, filled with zeros, or one of an earlier life under a new name; synced,
+//! and its name synced in the directory.
 //!
 //! Invariant: a file is ready only after all three completed, so that a write into it needs no change of metadata and
-//! can never be lost with the file's name. Owns no file that holds a write.
+//! can never be lost with the file's name. A file that is used again keeps its old blocks: they are on the disk already,
+//! and every header says which life it belongs to. Owns no file that holds a write the log needs.
 
 use crate::{
     ids::{FileSequence, OperationId},
@@ -19,6 +21,10 @@ pub(in crate::log) struct FileCreation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Create,
+    /// The file of an earlier life gets its new name.
+    Rename {
+        from: FileSequence,
+    },
     Sync,
     SyncDirectory,
     Ready,
@@ -36,6 +42,12 @@ impl FileCreation {
     /// synced is unknown.
     pub(in crate::log) fn adopt(file: FileSequence, size: u64) -> Self {
         Self { file, size, stage: Stage::Sync, operation: None }
+    }
+
+    /// Gives a file that nothing is needed of a new life.
+    pub(in crate::log) fn reuse(from: FileSequence, file: FileSequence, size: u64) -> Self {
+        assert!(from < file, "a file gets newer with each life");
+        Self { file, size, stage: Stage::Rename { from }, operation: None }
     }
 
     pub(in crate::log) fn file(&self) -> FileSequence {
@@ -62,6 +74,7 @@ impl FileCreation {
         let file = FileName::Wal(self.file);
         let action = match self.stage {
             Stage::Create => DiskAction::Create { file, size: self.size },
+            Stage::Rename { from } => DiskAction::Rename { from: FileName::Wal(from), to: file },
             Stage::Sync => DiskAction::Sync { file },
             Stage::SyncDirectory => DiskAction::SyncDirectory { directory: Directory::Wal },
             Stage::Remove => DiskAction::Remove { file },
@@ -84,13 +97,14 @@ impl FileCreation {
         self.operation = None;
         let failed = |operation, error| Exit::DiskFailed { operation, file: FileName::Wal(self.file).path(), error };
         self.stage = match (self.stage, result) {
-            (Stage::Create, Ok(_)) => Stage::Sync,
+            (Stage::Create | Stage::Rename { .. }, Ok(_)) => Stage::Sync,
             (Stage::Sync, Ok(_)) => Stage::SyncDirectory,
             (Stage::SyncDirectory, Ok(_)) => Stage::Ready,
             (Stage::Remove, Ok(_)) => Stage::NoRoom,
             // Nothing that anyone relies on is in the file yet, so a full disk is no reason to end.
             (Stage::Create | Stage::Sync, Err(DiskError::Full)) => Stage::Remove,
             (Stage::Create, Err(error)) => return Err(failed("creation", *error)),
+            (Stage::Rename { .. }, Err(error)) => return Err(failed("renaming", *error)),
             (Stage::Sync | Stage::SyncDirectory, Err(error)) => return Err(failed("sync", *error)),
             (Stage::Remove, Err(error)) => return Err(failed("removal", *error)),
             (Stage::Ready | Stage::NoRoom, Ok(_) | Err(_)) => panic!("no operation is under way in these stages"),

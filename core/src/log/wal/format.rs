@@ -11,13 +11,15 @@ use bytes::{BufMut, Bytes};
 use crate::{
     ids::{FileSequence, GroupId, LogIndex, ReplicaId, Term, WriteNumber},
     limits::WAL_BLOCK_BYTES,
-    log::record::{EntryKind, EntryLocation, EntryRecord, WalRecord},
+    log::record::{EntryFile, EntryKind, EntryLocation, EntryRecord, WalRecord},
 };
 
 /// Bytes of a header.
 pub(in crate::log) const HEADER_BYTES: usize = 128;
 /// The version this build writes, and the only one it reads.
 pub(in crate::log) const VERSION: u16 = 1;
+/// The flag of the first write of a start.
+const FLAG_OPENS: u16 = 1;
 const MAGIC: [u8; 8] = *b"KauriWAL";
 /// Where the header's own CRC stands.
 const CRC_AT: usize = 12;
@@ -31,6 +33,8 @@ pub struct WalKey(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::log) struct Header {
     pub(in crate::log) key: WalKey,
+    /// The first write of a start. It may hold what an earlier start had in files that the log passes over from now on.
+    pub(in crate::log) opens: bool,
     pub(in crate::log) file: FileSequence,
     /// Where the write starts in its file.
     pub(in crate::log) offset: u64,
@@ -91,7 +95,7 @@ impl Header {
         let mut out = &mut bytes[..];
         out.put_slice(&MAGIC);
         out.put_u16_le(VERSION);
-        out.put_u16_le(0); // flags: none defined
+        out.put_u16_le(if self.opens { FLAG_OPENS } else { 0 });
         out.put_u32_le(0); // CRC, below
         out.put_u64_le(self.key.0);
         out.put_u64_le(self.file.0);
@@ -126,12 +130,14 @@ impl Header {
             return Err(HeaderError::Foreign);
         }
         let version = u16::from_le_bytes([bytes[8], bytes[9]]);
-        // Flags and the reserved tail are zero in version 1: a later build that uses them raises the version.
+        // Other flags and the reserved tail are zero in version 1: a later build that uses them raises the version.
+        let flags = u16::from_le_bytes([bytes[10], bytes[11]]);
         if version != VERSION {
             return Err(HeaderError::Version(version));
         }
         let header = Self {
             key,
+            opens: flags & FLAG_OPENS != 0,
             file: FileSequence(u64_at(24)),
             offset: u64_at(32),
             number: WriteNumber(u64_at(40)),
@@ -395,12 +401,34 @@ impl Item {
     pub(in crate::log) fn location(&self, file: FileSequence, payload_start: u64) -> Option<EntryLocation> {
         match *self {
             Self::Entry(entry) | Self::Fill(entry) => Some(EntryLocation {
-                file,
+                file: EntryFile::Wal(file),
                 offset: payload_start + u64::from(entry.place),
                 context_length: entry.context_length,
                 data_length: entry.data_length,
                 crc: entry.crc,
             }),
+            Self::HardState { .. }
+            | Self::Create { .. }
+            | Self::Destroy { .. }
+            | Self::Switch { .. }
+            | Self::Quarantine { .. }
+            | Self::CheckpointDone { .. } => None,
+        }
+    }
+
+    /// The record of an entry or fill whose payload cannot be read; `None` for others.
+    pub(in crate::log) fn without_payload(self) -> Option<WalRecord> {
+        let empty = |entry: EntryItem| EntryRecord {
+            group: entry.group,
+            index: entry.index,
+            term: entry.term,
+            kind: entry.kind,
+            context: Bytes::new(),
+            data: Bytes::new(),
+        };
+        match self {
+            Self::Entry(entry) => Some(WalRecord::Entry(empty(entry))),
+            Self::Fill(entry) => Some(WalRecord::Fill(empty(entry))),
             Self::HardState { .. }
             | Self::Create { .. }
             | Self::Destroy { .. }
@@ -516,6 +544,18 @@ pub(in crate::log) struct Directory {
 impl Directory {
     pub(in crate::log) fn new(bytes: Bytes, header: &Header) -> Self {
         Self { bytes, items_left: header.items, place: 0, payload_length: header.payload_length }
+    }
+
+    /// How many items whole directory bytes hold, and how long their payloads are together.
+    pub(in crate::log) fn measure(bytes: &[u8]) -> Result<(u32, u64), DirectoryError> {
+        let mut fields = Fields(bytes);
+        let (mut items, mut payload_length) = (0, 0);
+        while !fields.0.is_empty() {
+            let item = Item::decode(&mut fields)?;
+            items += 1;
+            payload_length += item.payload().map_or(0, |(_, length)| length);
+        }
+        Ok((items, payload_length))
     }
 
     /// The next item, or `None` when all were read and account for every byte of directory and payloads.

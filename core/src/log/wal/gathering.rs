@@ -26,6 +26,17 @@ pub(super) struct Gathering {
     payload_length: usize,
 }
 
+/// Where a write goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) file: FileSequence,
+    /// Size of the file before its first write.
+    pub(super) file_bytes: u64,
+    pub(super) offset: u64,
+    /// It is the first write of a start.
+    pub(super) opens: bool,
+}
+
 /// A write ready for the disk.
 #[derive(Debug)]
 pub(super) struct LaidOut {
@@ -100,8 +111,7 @@ impl Gathering {
     pub(super) fn lay_out(
         self,
         key: WalKey,
-        (file, file_bytes): (FileSequence, u64),
-        offset: u64,
+        Place { file, file_bytes, offset, opens }: Place,
         previous: PreviousWrite,
         previous_directory: &Bytes,
         events: &mut Vec<WalEvent>,
@@ -110,6 +120,7 @@ impl Gathering {
         let length = self.length_on_disk(previous_directory);
         let header = Header {
             key,
+            opens,
             file,
             offset,
             number: self.number,

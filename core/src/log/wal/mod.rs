@@ -2,27 +2,38 @@
 //!
 //! Owns the order of writes, their numbers, the files they go to and the moment they become durable. Invariants: at
 //! most one write is in flight, so the existence of a write proves that all before it were synced; the records of one
-//! append lie in one write; a block that was synced is not written again. Does not read: that is
-//! [`super::recovery`] and [`super::read`].
+//! append lie in one write; a block that was synced is not written again before its file was released. Files form a
+//! ring: what is released is used again under a new name, and live and released files together stay within the budget
+//! whenever the live ones allow it. Does not read: that is [`super::recovery`] and [`super::read`]. Does not know what
+//! is still needed: callers release files.
 
 mod creation;
+mod fill;
 pub(in crate::log) mod format;
 mod gathering;
+mod pool;
+mod removal;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-pub(in crate::log) use self::creation::FileCreation;
-pub use self::format::{WalKey, entry_crc};
-use self::{format::PreviousWrite, gathering::Gathering};
+pub(in crate::log) use self::{creation::FileCreation, pool::Pool, removal::Removal};
+pub use self::{
+    fill::Fill,
+    format::{WalKey, entry_crc},
+};
+use self::{
+    format::PreviousWrite,
+    gathering::{Gathering, Place},
+};
 use super::record::{WalEvent, WalRecord};
 #[cfg(feature = "mutants")]
 use crate::mutants::Mutant;
 use crate::{
     ids::{FileSequence, OperationId, WriteNumber},
     io::{DiskAction, DiskError, DiskOperation, DiskOutput, Effects, Exit, FileName, OperationIds},
-    limits::{WAL_FULL_RETRY, WAL_MARK_DELAY, WAL_WRITE_BYTES_MAX},
+    limits::{WAL_FILES_MIN, WAL_FULL_RETRY, WAL_MARK_DELAY, WAL_RESERVED_FILES, WAL_WRITE_BYTES_MAX},
     time::{Monotonic, Now, earliest},
 };
 
@@ -31,14 +42,17 @@ use crate::{
 pub struct WalConfig {
     /// Size of a file. A multiple of the block size.
     pub file_bytes: u64,
+    /// What all files together may take; at least [`crate::limits::WAL_FILES_MIN`] of them.
+    pub budget_bytes: u64,
     pub key: WalKey,
 }
 
 /// Where the first write of a [`Wal`] goes, and what it follows.
 #[derive(Debug)]
 pub(in crate::log) struct WalStart {
-    /// A file that is ready and empty.
+    /// A file that is ready, and where in it: its beginning, but for a planted bug.
     pub(in crate::log) file: FileSequence,
+    pub(in crate::log) offset: u64,
     pub(in crate::log) file_bytes: u64,
     /// The number of the first write.
     pub(in crate::log) number: WriteNumber,
@@ -46,6 +60,9 @@ pub(in crate::log) struct WalStart {
     pub(in crate::log) previous_directory: Bytes,
     /// What the first write holds; may be empty.
     pub(in crate::log) opening: Vec<WalRecord>,
+    /// Older files that are needed, with their sizes.
+    pub(in crate::log) older: BTreeMap<FileSequence, u64>,
+    pub(in crate::log) pool: Pool,
 }
 
 /// The writer. Call [`Wal::poll`] after any number of calls of the others and before waiting.
@@ -53,7 +70,12 @@ pub(in crate::log) struct WalStart {
 pub struct Wal {
     config: WalConfig,
     current: OpenFile,
+    /// Files before the current one that were not released, with their sizes.
+    older: BTreeMap<FileSequence, u64>,
+    pool: Pool,
     spare: Spare,
+    /// The first write of this start.
+    opening: WriteNumber,
     previous: PreviousWrite,
     previous_directory: Bytes,
     /// In order of their numbers; only the last one takes records.
@@ -79,8 +101,15 @@ struct OpenFile {
 /// The file after the current one.
 #[derive(Debug)]
 enum Spare {
+    /// A file of the pool if there is one, else a new one.
+    Wanted {
+        file: FileSequence,
+    },
     Creating(FileCreation),
-    Waiting { until: Monotonic, file: FileSequence },
+    Waiting {
+        until: Monotonic,
+        file: FileSequence,
+    },
 }
 
 #[derive(Debug)]
@@ -113,14 +142,21 @@ enum WriteState {
 impl Wal {
     pub(in crate::log) fn new(config: WalConfig, start: WalStart) -> Self {
         assert!(start.number.0 > 0, "writes are counted from 1");
+        assert!(
+            config.budget_bytes >= WAL_FILES_MIN * config.file_bytes,
+            "a budget was checked with the configuration"
+        );
         let mut opening = Gathering::new(start.number);
         for record in start.opening {
             opening.push(record);
         }
         Self {
             config,
-            current: OpenFile { sequence: start.file, offset: 0, size: start.file_bytes },
-            spare: Spare::Creating(FileCreation::new(FileSequence(start.file.0 + 1), config.file_bytes)),
+            current: OpenFile { sequence: start.file, offset: start.offset, size: start.file_bytes },
+            older: start.older,
+            pool: start.pool,
+            spare: Spare::Wanted { file: FileSequence(start.file.0 + 1) },
+            opening: start.number,
             previous: start.previous,
             previous_directory: start.previous_directory,
             queued_bytes: opening.bytes(),
@@ -183,10 +219,20 @@ impl Wal {
     }
 
     fn poll_spare(&mut self, now: Now, effects: &mut Effects, ids: &mut OperationIds, events: &mut Vec<WalEvent>) {
-        if let Spare::Waiting { until, file } = self.spare
-            && until <= now.monotonic
-        {
-            self.spare = Spare::Creating(FileCreation::new(file, self.config.file_bytes));
+        self.pool.shrink(self.disk_bytes().saturating_sub(self.config.budget_bytes));
+        self.pool.poll(effects, ids);
+        let (wanted, may_create) = match self.spare {
+            // A write that does not fit into this file must not wait for a later one to prove the opening.
+            Spare::Wanted { file } => (Some(file), !self.pool.is_waiting() || self.is_file_over()),
+            Spare::Waiting { until, file } => (Some(file), until <= now.monotonic),
+            Spare::Creating(_) => (None, false),
+        };
+        if let Some(file) = wanted {
+            if let Some(from) = self.pool.take() {
+                self.spare = Spare::Creating(FileCreation::reuse(from, file, self.config.file_bytes));
+            } else if may_create {
+                self.spare = Spare::Creating(FileCreation::new(file, self.config.file_bytes));
+            }
         }
         let Spare::Creating(creation) = &mut self.spare else { return };
         creation.poll(effects, ids);
@@ -202,25 +248,34 @@ impl Wal {
         }
     }
 
+    /// The next write does not fit into the current file. A write larger than a file goes to the start of one and
+    /// extends it.
+    fn is_file_over(&self) -> bool {
+        let OpenFile { offset, size, .. } = self.current;
+        let length = self.queue.front().map_or(0, |next| next.length_on_disk(&self.previous_directory));
+        offset > 0 && offset + length > size
+    }
+
     fn start_write(&mut self, effects: &mut Effects, ids: &mut OperationIds, events: &mut Vec<WalEvent>) {
-        let Some(next) = self.queue.front() else { return };
-        let length = next.length_on_disk(&self.previous_directory);
-        // A write larger than a file goes to the start of one and extends it.
-        if self.current.offset > 0 && self.current.offset + length > self.current.size {
+        if self.queue.is_empty() {
+            return;
+        }
+        if self.is_file_over() {
             let Spare::Creating(creation) = &self.spare else { return };
             if !creation.is_ready() {
                 return;
             }
             let sequence = creation.file();
-            self.current = OpenFile { sequence, offset: 0, size: creation.size() };
-            let following = FileSequence(sequence.0 + 1);
-            self.spare = Spare::Creating(FileCreation::new(following, self.config.file_bytes));
+            let next = OpenFile { sequence, offset: 0, size: creation.size() };
+            let full = std::mem::replace(&mut self.current, next);
+            self.older.insert(full.sequence, full.bytes());
+            self.spare = Spare::Wanted { file: FileSequence(sequence.0 + 1) };
         }
         let next = self.queue.pop_front().expect("looked at above");
         let (number, since, bytes, has_records) = (next.number, next.since, next.bytes(), !next.is_empty());
         let OpenFile { sequence: file, offset, size } = self.current;
-        let laid_out =
-            next.lay_out(self.config.key, (file, size), offset, self.previous, &self.previous_directory, events);
+        let place = Place { file, file_bytes: size, offset, opens: number == self.opening };
+        let laid_out = next.lay_out(self.config.key, place, self.previous, &self.previous_directory, events);
         self.current.offset = laid_out.header.end();
         self.previous = laid_out.header.as_previous(laid_out.header_crc);
         self.previous_directory = laid_out.directory;
@@ -258,6 +313,9 @@ impl Wal {
         {
             return Ok(true);
         }
+        if self.pool.handle(operation, result)? {
+            return Ok(true);
+        }
         let Some(in_flight) = &mut self.in_flight else { return Ok(false) };
         if !in_flight.handle(operation, result)? {
             return Ok(false);
@@ -283,7 +341,11 @@ impl Wal {
         self.durable = done.number;
         self.queued_bytes -= done.bytes;
         events.push(WalEvent::Durable(done.number));
-        if done.has_records && self.queue.is_empty() {
+        // The write behind the opening proves it: what it took over from other files is not needed there any more.
+        if done.number > self.opening {
+            self.pool.release_held();
+        }
+        if (done.has_records || done.number == self.opening) && self.queue.is_empty() {
             self.mark_at = Some(now.monotonic + WAL_MARK_DELAY);
         }
         Ok(true)
@@ -297,7 +359,7 @@ impl Wal {
     pub fn next_deadline(&self) -> Option<Monotonic> {
         let spare = match self.spare {
             Spare::Waiting { until, .. } => Some(until),
-            Spare::Creating(_) => None,
+            Spare::Wanted { .. } | Spare::Creating(_) => None,
         };
         let write = match &self.in_flight {
             Some(InFlight { state: WriteState::Retry { at }, .. }) => Some(*at),
@@ -324,9 +386,70 @@ impl Wal {
         self.queued_bytes
     }
 
+    /// The last write that was laid out; what is gathered and appended from now on comes behind it.
+    pub fn last_sealed(&self) -> WriteNumber {
+        WriteNumber(self.queue.front().map_or(self.next_number, |next| next.number).0 - 1)
+    }
+
+    /// The file of the last write that was laid out. The next write lies in it or in one that is newer.
+    pub fn current_file(&self) -> FileSequence {
+        self.current.sequence
+    }
+
+    /// Bytes from the beginning of all files to the current end, as if each file were full: grows with every write and
+    /// every file.
+    pub fn position(&self) -> u64 {
+        self.current.sequence.0 * self.config.file_bytes + self.current.offset
+    }
+
+    /// The oldest file that was not released.
+    pub fn oldest_file(&self) -> FileSequence {
+        self.older.first_key_value().map_or(self.current.sequence, |(file, _)| *file)
+    }
+
+    /// Nothing in files before this one is needed any more, by no checkpoint that may be recovered from and by no log:
+    /// they will be overwritten or removed. No read of them may be under way. The current file is never released.
+    pub fn release_before(&mut self, file: FileSequence) {
+        let needed = self.older.split_off(&file);
+        for (released, size) in std::mem::replace(&mut self.older, needed) {
+            self.pool.add(released, size);
+        }
+    }
+
+    /// How much of what the budget leaves for data is taken, from the oldest file that is needed to the current end
+    /// and what is queued behind it. Files that starts and the file made ahead need are set aside.
+    pub fn fill(&self) -> Fill {
+        Fill::new(self.used_bytes(), self.capacity_bytes())
+    }
+
+    /// What may be appended until [`Wal::fill`] is all.
+    pub fn room_bytes(&self) -> u64 {
+        self.capacity_bytes().saturating_sub(self.used_bytes())
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.older.values().sum::<u64>() + self.current.offset + self.queued_bytes as u64
+    }
+
+    fn capacity_bytes(&self) -> u64 {
+        self.config.budget_bytes - WAL_RESERVED_FILES * self.config.file_bytes
+    }
+
+    /// What all files take on disk: needed ones, the one made ahead, and those that wait to be used again.
+    pub fn disk_bytes(&self) -> u64 {
+        self.older.values().sum::<u64>() + self.current.bytes() + self.config.file_bytes + self.pool.bytes()
+    }
+
     /// There is no room for a file after the spare one: produce must stop.
     pub fn is_full(&self) -> bool {
         self.full
+    }
+}
+
+impl OpenFile {
+    /// A write that is larger than a file extends it.
+    fn bytes(&self) -> u64 {
+        self.size.max(self.offset)
     }
 }
 

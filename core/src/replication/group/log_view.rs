@@ -19,8 +19,8 @@ use raft::{
 
 use super::{Payload, StartError, TERM_AT_CREATION, term_runs::TermRuns};
 use crate::{
-    ids::{FileSequence, LogIndex, ReplicaId, Term},
-    log::record::{EntryKind, EntryLocation},
+    ids::{CheckpointNumber, FileSequence, LogIndex, ReplicaId, Term},
+    log::record::{EntryFile, EntryKind, EntryLocation},
 };
 
 /// What an entry costs in a message beside its payload, generously.
@@ -46,8 +46,7 @@ pub struct LogView {
 /// 32 bytes for every entry that the log keeps.
 #[derive(Clone, Copy, Debug)]
 struct Item {
-    /// Zero: not yet placed.
-    file: FileSequence,
+    file: PackedFile,
     offset: u64,
     context_length: u32,
     data_length: u32,
@@ -70,10 +69,38 @@ pub(super) struct LogRead {
     pub(super) context: GetEntriesContext,
 }
 
+/// An [`EntryFile`] in eight bytes, for there are many items. Zero: not yet placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PackedFile(u64);
+
+impl PackedFile {
+    const NONE: Self = Self(0);
+    const IS_CHECKPOINT: u64 = 1 << 63;
+
+    fn new(file: EntryFile) -> Self {
+        let (number, flag) = match file {
+            EntryFile::Wal(sequence) => (sequence.0, 0),
+            EntryFile::Checkpoint(number) => (number.0, Self::IS_CHECKPOINT),
+        };
+        assert!(number != 0 && number < Self::IS_CHECKPOINT, "files are counted from 1");
+        Self(number | flag)
+    }
+
+    fn file(self) -> Option<EntryFile> {
+        let number = self.0 & !Self::IS_CHECKPOINT;
+        let is_checkpoint = self.0 != number;
+        (self != Self::NONE).then_some(if is_checkpoint {
+            EntryFile::Checkpoint(CheckpointNumber(number))
+        } else {
+            EntryFile::Wal(FileSequence(number))
+        })
+    }
+}
+
 impl Item {
     fn location(&self) -> Option<EntryLocation> {
-        (self.file != FileSequence(0)).then_some(EntryLocation {
-            file: self.file,
+        self.file.file().map(|file| EntryLocation {
+            file,
             offset: self.offset,
             context_length: self.context_length,
             data_length: self.data_length,
@@ -136,7 +163,7 @@ impl LogView {
         assert!(self.recent.is_empty(), "a log is recovered before entries are appended to it");
         self.terms.push(index, term);
         self.items.push_back(Item {
-            file: location.file,
+            file: PackedFile::new(location.file),
             offset: location.offset,
             context_length: location.context_length,
             data_length: location.data_length,
@@ -185,7 +212,7 @@ impl LogView {
             let payload = Payload { context: entry.context.clone(), data: entry.data.clone() };
             let length = |length: usize| u32::try_from(length).expect("entries have a limit far below 4 GiB");
             self.items.push_back(Item {
-                file: FileSequence(0),
+                file: PackedFile::NONE,
                 offset: 0,
                 context_length: length(payload.context.len()),
                 data_length: length(payload.data.len()),
@@ -240,7 +267,7 @@ impl LogView {
             (location.context_length, location.data_length),
             "the WAL holds the entry {index} of term {term} as it was appended"
         );
-        item.file = location.file;
+        item.file = PackedFile::new(location.file);
         item.offset = location.offset;
         item.crc = location.crc;
     }
@@ -283,6 +310,41 @@ impl LogView {
 
     pub(super) fn kind(&self, index: LogIndex) -> EntryKind {
         self.item(index).kind
+    }
+
+    pub(super) fn location(&self, index: LogIndex) -> Option<EntryLocation> {
+        self.item(index).location()
+    }
+
+    /// The files in which the entries from `first` on lie.
+    pub(super) fn files_from(&self, first: LogIndex) -> BTreeSet<EntryFile> {
+        let skipped = first.0.saturating_sub(self.truncated.0 + 1);
+        let items = self.items.iter().skip(usize::try_from(skipped).unwrap_or(usize::MAX));
+        // Neighbours lie in the same file.
+        let mut files = BTreeSet::new();
+        let mut last = PackedFile::NONE;
+        for item in items {
+            if item.file != last {
+                last = item.file;
+                files.extend(item.file.file());
+            }
+        }
+        files
+    }
+
+    /// The last entry up to `end` that lies in such a file.
+    pub(super) fn last_in(&self, end: LogIndex, is_such: impl Fn(EntryFile) -> bool) -> Option<LogIndex> {
+        let count = usize::try_from(end.0.saturating_sub(self.truncated.0)).unwrap_or(usize::MAX);
+        let mut known = (PackedFile::NONE, false);
+        for (place, item) in self.items.iter().enumerate().take(count).rev() {
+            if item.file != known.0 {
+                known = (item.file, item.file.file().is_some_and(&is_such));
+            }
+            if known.1 {
+                return Some(LogIndex(self.truncated.0 + 1 + place as u64));
+            }
+        }
+        None
     }
 
     pub(super) fn entry_bytes(&self, index: LogIndex) -> usize {
@@ -495,7 +557,7 @@ mod tests {
 
     fn location(offset: u64, data: &str) -> EntryLocation {
         let data_length = data.len() as u32;
-        EntryLocation { file: FileSequence(1), offset, context_length: 0, data_length, crc: 7 }
+        EntryLocation { file: EntryFile::Wal(FileSequence(1)), offset, context_length: 0, data_length, crc: 7 }
     }
 
     fn read(log: &LogView, low: u64, high: u64, bytes: u64) -> Option<Vec<String>> {

@@ -4,6 +4,8 @@
 //! one becomes an offer, the replica goes on ticking and voting on its old state, and when the caller has fetched the
 //! state and switched to it, the group is built anew from there.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use raft::{
     SnapshotStatus,
@@ -107,17 +109,33 @@ impl Group {
         Ok(())
     }
 
-    /// Ends this group and says what to start in its place, once the state at `position` is here and the record of the
-    /// switch is in the WAL behind everything this group handed out for writing. The old log is gone: what it held is
-    /// in the state, or was never committed.
-    pub fn switch(self, position: SnapshotPosition, membership: Membership) -> GroupStart {
-        assert!(!self.queue.holds_unwritten(), "the switch is recorded behind everything else");
-        assert!(position.index > self.commit_index(), "a state replaces what is older");
-        let former = self.membership.members();
-        let mut removed = self.removed;
-        removed.extend(former.into_iter().filter(|&member| !membership.contains(member)));
-        let mut introduced = self.known;
-        introduced.retain(|replica| !removed.contains(replica));
+    /// Whether the state at `position` may replace this one: it is newer than what is committed here, its entry is not
+    /// in the log already, this replica knows of its term, and everything that was handed out for writing is in the WAL
+    /// before the record of the switch.
+    pub fn may_switch(&self, position: SnapshotPosition) -> bool {
+        let raft_log = &self.node.raft.raft_log;
+        position.index > self.commit_index()
+            && !raft_log.match_term(position.index.0, position.term.0)
+            && position.term <= self.written.term
+            && !self.queue.holds_unwritten()
+            && !self.is_leader()
+    }
+
+    /// What to start in place of this group, once the state at `position` is here and the record of the switch is
+    /// durable behind everything this group handed out for writing; until then the group is left alone. The old log is
+    /// gone: what it held is in the state, or was never committed. `removed` are replicas that were members once, as far
+    /// as the sender knows.
+    pub fn switch(
+        &self,
+        position: SnapshotPosition,
+        membership: Membership,
+        removed: &BTreeSet<ReplicaId>,
+    ) -> GroupStart {
+        assert!(self.may_switch(position), "the caller asked whether it may");
+        let mut removed = removed | &self.removed;
+        removed.extend(self.membership.members());
+        removed.retain(|member| !membership.contains(*member));
+        let introduced = &self.known - &removed;
         GroupStart {
             group: self.group,
             replica: self.replica,
@@ -128,5 +146,48 @@ impl Group {
             introduced,
             removed,
         }
+    }
+
+    /// Goes on under the leader that the replaced group followed in this term: it counts as heard of, and is told how far
+    /// this log goes.
+    pub fn resume_under(&mut self, leader: ReplicaId) {
+        if leader == self.replica || !self.known.contains(&leader) {
+            return;
+        }
+        let end = self.last_index();
+        let mut append = Message {
+            from: leader.0,
+            to: self.replica.0,
+            term: self.term().0,
+            index: end.0,
+            log_term: self.log().log_term(end).0,
+            commit: end.0,
+            ..Message::default()
+        };
+        append.set_msg_type(MessageType::MsgAppend);
+        // An append without entries that agrees with this log changes nothing of it.
+        self.step_checked(append).expect("a message of a leader is stepped whoever is a member");
+    }
+
+    /// A member says that it switched to the state at `position`: its log is known to reach so far, and it is sent what
+    /// follows. Ignored unless this replica leads and has the entry.
+    pub fn installed(&mut self, replica: ReplicaId, position: SnapshotPosition) {
+        let holds = position.index <= self.log().truncated_index()
+            || position.index <= self.log().last_log_index() && self.log().log_term(position.index) == position.term;
+        if !self.is_leader() || !holds || self.progress_of(replica).is_none() {
+            return;
+        }
+        let mut response = Message {
+            from: replica.0,
+            to: self.replica.0,
+            term: self.term().0,
+            index: position.index.0,
+            commit: position.index.0,
+            ..Message::default()
+        };
+        response.set_msg_type(MessageType::MsgAppendResponse);
+        self.step_checked(response).expect("it was just found to be a member");
+        // A state that was announced and overtaken by another way may still be waited for.
+        self.report_snapshot(replica, SnapshotOutcome::Installed);
     }
 }

@@ -94,11 +94,17 @@ impl Group {
     /// Whether an append would only make a log longer that is too far ahead of what is applied. An append that may
     /// truncate or be rejected always passes: the leader must learn where the logs part.
     fn is_full_for(&self, message: &Message) -> bool {
+        self.would_only_lengthen(message) && self.unapplied_bytes() >= limits::GROUP_UNAPPLIED_BYTES_MAX
+    }
+
+    /// Whether a message appends behind the end of this log and does nothing else. Such a message may be dropped: the
+    /// leader sends it again.
+    pub fn would_only_lengthen(&self, message: &Message) -> bool {
         let last = self.last_index().0;
-        !message.entries.is_empty()
+        message.msg_type == MessageType::MsgAppend as i32
+            && !message.entries.is_empty()
             && message.term == self.term().0
             && message.index == last
             && self.node.raft.raft_log.match_term(message.index, message.log_term)
-            && self.unapplied_bytes() >= limits::GROUP_UNAPPLIED_BYTES_MAX
     }
 }

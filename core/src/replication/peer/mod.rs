@@ -278,15 +278,30 @@ impl Peers {
     /// # Panics
     /// If `to` is this node.
     pub fn send_control(&mut self, now: Now, to: NodeId, kind: ControlKind, bytes: Bytes) -> Result<(), NotSent> {
+        self.send_control_parts(now, to, kind, vec![bytes])
+    }
+
+    /// The same with a message in parts, so that large ones need no copy.
+    ///
+    /// # Panics
+    /// If `to` is this node.
+    pub fn send_control_parts(
+        &mut self,
+        now: Now,
+        to: NodeId,
+        kind: ControlKind,
+        parts: Vec<Bytes>,
+    ) -> Result<(), NotSent> {
         assert!(to != self.own.node, "messages to the own node do not travel");
         let peer = self.peers.get_mut(&to).ok_or(NotSent::UnknownNode)?;
         self.rest = None;
-        let length = section::control_bytes(&bytes);
+        let bytes = parts.iter().map(Bytes::len).sum();
+        let length = section::control_bytes(bytes);
         if length > section::SECTION_BYTES_MAX {
             return Err(NotSent::TooLarge);
         }
-        let lane = if bytes.len() > limits::RAFT_LANE_PAYLOAD_BYTES_MAX { Lane::Bulk } else { Lane::Raft };
-        peer.queue(now.monotonic, lane, None, length, |frame| section::encode_control(kind, bytes, frame))
+        let lane = if bytes > limits::RAFT_LANE_PAYLOAD_BYTES_MAX { Lane::Bulk } else { Lane::Raft };
+        peer.queue(now.monotonic, lane, None, length, |frame| section::encode_control(kind, parts, frame))
     }
 
     /// What happened since the last poll goes to `events`, verdicts about nodes first; what is queued and due goes to

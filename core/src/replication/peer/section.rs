@@ -286,15 +286,17 @@ impl RaftSection {
 /// Largest section of a frame.
 pub(super) const SECTION_BYTES_MAX: usize = limits::PEER_FRAME_BYTES_MAX - super::frame::HEADER_BYTES;
 
-/// Bytes of a control message's section in a frame.
-pub(super) fn control_bytes(bytes: &Bytes) -> usize {
-    SECTION_HEADER_BYTES + 2 + bytes.len()
+/// Bytes of a control message's section in a frame, if it says so many bytes.
+pub(super) fn control_bytes(bytes: usize) -> usize {
+    SECTION_HEADER_BYTES + 2 + bytes
 }
 
-pub(super) fn encode_control(kind: ControlKind, bytes: Bytes, frame: &mut FrameBuilder) {
-    frame.section(SectionKind::Control, 2 + bytes.len());
+/// The message is the parts one after the other; large ones are not copied.
+pub(super) fn encode_control(kind: ControlKind, parts: impl IntoIterator<Item = Bytes>, frame: &mut FrameBuilder) {
+    let parts: Vec<Bytes> = parts.into_iter().collect();
+    frame.section(SectionKind::Control, 2 + parts.iter().map(Bytes::len).sum::<usize>());
     frame.reserve(2).put_u16(kind.0);
-    frame.payload(bytes);
+    parts.into_iter().for_each(|part| frame.payload(part));
 }
 
 fn decode_raft(cursor: &mut Cursor) -> Result<(Envelope, Message), SectionError> {

@@ -11,7 +11,7 @@ const SEGMENT_BYTES: u64 = 300 * KIB as u64;
 
 /// Small, middle and large batches over several segments; one that ends exactly with a chunk, and one larger than a
 /// segment.
-fn workload() -> Vec<AppliedBatch> {
+pub(super) fn workload() -> Vec<AppliedBatch> {
     let mut sizes = vec![100, 40 * KIB, CHUNK_BYTES - 40 * KIB - 100, 70 * KIB, 200, 5 * KIB];
     sizes.extend([900; 80]);
     sizes.extend([31 * KIB, 33 * KIB, 61 + 1, 400 * KIB, 3 * KIB, 128 * KIB, 90 * KIB]);
@@ -20,7 +20,12 @@ fn workload() -> Vec<AppliedBatch> {
 }
 
 /// Appends `batches`, writing now and then, and stops after `operations` disk operations; false if there were fewer.
-fn run_until(world: &mut World, batches: &[AppliedBatch], operations: usize) -> bool {
+pub(super) fn run_until(
+    world: &mut World,
+    batches: &[AppliedBatch],
+    operations: usize,
+    mut each_turn: impl FnMut(&mut World),
+) -> bool {
     let mut left = operations;
     let mut appended = 0;
     loop {
@@ -35,6 +40,7 @@ fn run_until(world: &mut World, batches: &[AppliedBatch], operations: usize) -> 
             left -= 1;
             steps -= 1;
         }
+        each_turn(world);
         if left == 0 {
             return true;
         }
@@ -46,7 +52,7 @@ fn run_until(world: &mut World, batches: &[AppliedBatch], operations: usize) -> 
 }
 
 /// What every life of the process ends with: all batches are there, in memory and on disk.
-fn check_whole(world: &mut World, batches: &[AppliedBatch]) {
+pub(super) fn check_whole(world: &mut World, batches: &[AppliedBatch]) {
     let reference = concatenated(batches);
     assert_eq!(world.read_all().expect("no damage"), reference, "before it is written");
     world.flush();
@@ -66,7 +72,7 @@ fn a_crash_at_any_operation_loses_nothing() {
     for crash in CRASHES {
         for operations in 0.. {
             let mut world = World::new(SEGMENT_BYTES, operations as u64);
-            let crashed = run_until(&mut world, &batches, operations);
+            let crashed = run_until(&mut world, &batches, operations, |_| {});
             let mut random = rng(operations as u64);
             world.disk.crash(crash, &mut random);
             let mut world = World::start(world.disk, SEGMENT_BYTES, operations as u64)
@@ -86,7 +92,7 @@ fn a_kill_followed_by_a_power_loss_loses_nothing() {
     let batches = workload();
     for operations in 0.. {
         let mut world = World::new(SEGMENT_BYTES, operations as u64);
-        let killed = run_until(&mut world, &batches, operations);
+        let killed = run_until(&mut world, &batches, operations, |_| {});
         world.disk.crash(Crash::Process, &mut rng(operations as u64));
         let mut world = World::start(world.disk, SEGMENT_BYTES, 1).expect("no damage");
         world.append_all(&batches);
@@ -109,7 +115,7 @@ fn entries_behind_a_torn_one_never_prove_anything() {
     world.flush();
     // As if the only write of entries was torn.
     let lost = checksums::entry_offset(20) as usize;
-    world.disk.corrupt(checksum_file(0), |bytes| bytes[lost..lost + 16].fill(0));
+    world.disk.corrupt(checksum_file(0), |bytes| bytes[lost..lost + 32].fill(0));
     let mut world = World::start(world.disk, 1 << 30, 2).expect("a torn write is not damage");
     assert_eq!(world.disk.content(checksum_file(0)).map(<[u8]>::len), Some(lost));
     assert_eq!(world.disk.content(log_file(0)).map(<[u8]>::len), Some(20 * CHUNK_BYTES));
@@ -183,7 +189,7 @@ proptest! {
         let mut random = rng(seed);
         for (crash, operations, segment, percent) in lives {
             let mut world = World::start(disk, segment * 60 * KIB as u64, random.next_u64()).expect("no damage");
-            run_until(&mut world, &batches[..batches.len() * percent / 100], operations);
+            run_until(&mut world, &batches[..batches.len() * percent / 100], operations, |_| {});
             world.disk.crash(CRASHES[crash], &mut random);
             disk = world.disk;
         }

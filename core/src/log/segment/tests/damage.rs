@@ -34,8 +34,8 @@ fn start_after(change: impl FnOnce(&mut Disk, i64)) -> Exit {
 }
 
 #[track_caller]
-fn check_damage(exit: Exit, file: FileName, at: u64, kind: DamageKind) {
-    assert_eq!(exit, Damage { file, offset: at, kind }.into());
+fn check_damage(exit: Exit, damage: Damage) {
+    assert_eq!(exit, damage.into());
 }
 
 #[test]
@@ -55,7 +55,8 @@ fn a_changed_byte_is_noticed_by_whoever_reads_its_chunk() {
     let read = Read { max_bytes: 1, ..world.read_from(Offset(0)) };
     assert_eq!(bytes_of(&world.read(read).expect("its chunk is sound")), whole(&batches[0]));
     let read = world.read_from(batches[1].base_offset);
-    let damage = Damage { file: log_file(0), offset: CHUNK, kind: DamageKind::ChunkChecksum };
+    let damage = Damage { file: log_file(0), offset: CHUNK, bytes: CHUNK, kind: DamageKind::ChunkChecksum };
+    assert_eq!(damage.lost_chunks(), Some(1..2));
     assert_eq!(world.read(read), Err(ReadError::Damaged(damage)));
     let text = damage.to_string();
     assert!(text.starts_with("groups/7/00000000000000000000.log is damaged at byte 65536: "), "{text}");
@@ -67,7 +68,7 @@ fn the_unfinished_chunk_is_verified_too() {
     world.log.release(0);
     let base = second_base(&batches);
     world.disk.corrupt(log_file(base), |bytes| *bytes.last_mut().expect("not empty") ^= 1);
-    let damage = Damage { file: log_file(base), offset: 2 * CHUNK, kind: DamageKind::ChunkChecksum };
+    let damage = Damage { file: log_file(base), offset: 2 * CHUNK, bytes: CHUNK, kind: DamageKind::ChunkChecksum };
     let read = world.read_from(batches[8].base_offset);
     assert_eq!(world.read(read), Err(ReadError::Damaged(damage)));
 }
@@ -79,7 +80,10 @@ fn a_read_that_ends_early_or_fails_is_reported() {
     let read = world.read_from(Offset(0));
     let ReadResult::NeedsDisk(plan) = world.log.read(read) else { panic!("it is on disk") };
     let short = Ok(DiskOutput::Read(Bytes::from_static(b"short")));
-    let damage = Damage { file: log_file(0), offset: 5, kind: DamageKind::ReadShort };
+    let ReadResult::NeedsDisk(whole) = world.log.read(read) else { panic!("it is on disk") };
+    let bytes = whole.bytes() as u64 - 5;
+    world.log.cancel_read(whole);
+    let damage = Damage { file: log_file(0), offset: 5, bytes, kind: DamageKind::ReadShort };
     assert_eq!(world.log.complete_read(plan, short).err(), Some(ReadError::Damaged(damage)));
     let ReadResult::NeedsDisk(plan) = world.log.read(read) else { panic!("it is on disk") };
     let error = DiskError::Io { errno: 5 };
@@ -95,7 +99,7 @@ fn a_write_ahead_log_that_leads_elsewhere_is_damage() {
     body[40 * KIB] ^= 1;
     batches[2].body = body.into();
     let damage = batches.iter().find_map(|batch| world.log.append(Monotonic(0), batch.clone()).err());
-    assert_eq!(damage, Some(Damage { file: log_file(0), offset: 2 * CHUNK, kind: DamageKind::ChunkRegenerated }));
+    assert_eq!(damage, Some(Damage::chunk(log_file(0), 2, DamageKind::ChunkRegenerated)));
 }
 
 #[test]
@@ -115,7 +119,7 @@ fn a_closed_segment_ends_where_it_was_closed() {
     *body.last_mut().expect("not empty") ^= 1;
     other.body = body.into();
     let damage = world.log.append(Monotonic(0), other).expect_err("it was another one");
-    assert_eq!(damage, Damage { file: log_file(0), offset: 4 * CHUNK, kind: DamageKind::ChunkRegenerated });
+    assert_eq!(damage, Damage::chunk(log_file(0), 4, DamageKind::ChunkRegenerated));
 }
 
 #[test]
@@ -129,30 +133,35 @@ fn the_segments_on_disk_follow_one_another() {
         let damage = world.log.append(Monotonic(0), batches[0].clone()).expect_err("the first segment is gone");
         assert_eq!(damage.kind, DamageKind::SegmentOrder { expected: 0 });
         assert_eq!(damage.file, log_file(second_base(&batches)));
-        start_after(|disk, _| disk.corrupt(checksum_file(0), |bytes| bytes.truncate(32 + 3 * 16)))
+        start_after(|disk, _| disk.corrupt(checksum_file(0), |bytes| bytes.truncate(32 + 3 * 32)))
     };
     let (_, batches) = written();
-    check_damage(exit, checksum_file(second_base(&batches)), 32, DamageKind::ChecksumOrder);
+    check_damage(exit, Damage::entry(checksum_file(second_base(&batches)), 0, DamageKind::ChecksumOrder));
 }
 
 #[test]
 fn a_log_file_that_is_gone_or_short_is_damage() {
     let exit = start_after(|disk, _| disk.delete(log_file(0)));
-    check_damage(exit, log_file(0), 0, DamageKind::Missing);
+    check_damage(exit, Damage::whole(log_file(0), DamageKind::Missing));
     let exit = start_after(|disk, _| disk.corrupt(log_file(0), |bytes| bytes.truncate(1000)));
-    check_damage(exit, log_file(0), 1000, DamageKind::Short { proven: 300 * KIB as u64 });
+    let proven = 300 * KIB as u64;
+    let damage = Damage { file: log_file(0), offset: 1000, bytes: proven - 1000, kind: DamageKind::Short { proven } };
+    assert_eq!(damage.lost_chunks(), Some(0..5));
+    check_damage(exit, damage);
 }
 
 #[test]
 fn a_damaged_checksum_that_a_later_write_proves_is_damage() {
-    let exit = start_after(|disk, _| disk.corrupt(checksum_file(0), |bytes| bytes[32 + 16 + 9] ^= 1));
-    check_damage(exit, checksum_file(0), 32 + 16, DamageKind::ChecksumEntry);
+    let exit = start_after(|disk, _| disk.corrupt(checksum_file(0), |bytes| bytes[32 + 32 + 9] ^= 1));
+    let damage = Damage::entry(checksum_file(0), 1, DamageKind::ChecksumEntry);
+    assert_eq!(damage.lost_chunks(), Some(1..2));
+    check_damage(exit, damage);
 }
 
 #[test]
 fn a_checksum_file_without_its_header_is_damage() {
     let exit = start_after(|disk, _| disk.corrupt(checksum_file(0), |bytes| bytes[10] ^= 1));
-    check_damage(exit, checksum_file(0), 0, DamageKind::ChecksumHeader);
+    check_damage(exit, Damage::whole(checksum_file(0), DamageKind::ChecksumHeader));
 }
 
 #[test]
@@ -161,11 +170,11 @@ fn a_checksum_file_of_another_segment_is_damage() {
         let other = disk.content(checksum_file(second)).expect("it exists").to_vec();
         disk.corrupt(checksum_file(0), |bytes| *bytes = other);
     });
-    check_damage(exit, checksum_file(0), 0, DamageKind::ChecksumOwner);
+    check_damage(exit, Damage::whole(checksum_file(0), DamageKind::ChecksumOwner));
 }
 
 #[test]
 fn a_checksum_file_longer_than_any_segment_needs_is_not_read() {
-    let exit = start_after(|disk, _| disk.corrupt(checksum_file(0), |bytes| bytes.resize(2 << 20, 0)));
-    check_damage(exit, checksum_file(0), checksums::FILE_BYTES_MAX, DamageKind::ChecksumLength);
+    let exit = start_after(|disk, _| disk.corrupt(checksum_file(0), |bytes| bytes.resize(4 << 20, 0)));
+    check_damage(exit, Damage::whole(checksum_file(0), DamageKind::ChecksumLength));
 }

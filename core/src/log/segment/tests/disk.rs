@@ -32,7 +32,7 @@ pub(super) enum Crash {
 
 pub(super) const CRASHES: [Crash; 5] = [Crash::Process, Crash::Nothing, Crash::Prefix, Crash::Subset, Crash::Torn];
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Disk {
     inodes: Vec<Inode>,
     names: BTreeMap<FileName, usize>,
@@ -45,7 +45,7 @@ pub(super) struct Disk {
     pub(super) trace: Vec<DiskAction>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Inode {
     current: Vec<u8>,
     durable: Vec<u8>,
@@ -54,11 +54,13 @@ struct Inode {
     made: usize,
 }
 
+#[derive(Clone)]
 enum Change {
     Write { offset: usize, bytes: Vec<u8> },
     Truncate(usize),
 }
 
+#[derive(Clone)]
 struct Queued {
     operation: DiskOperation,
     /// For a sync: how many changes the file had seen when it was issued.
@@ -163,7 +165,9 @@ impl Disk {
     fn is_durable(&self, directory: Directory) -> bool {
         match directory {
             Directory::Root => true,
-            Directory::Wal | Directory::Groups => self.durable_directories.contains(&directory),
+            Directory::Wal | Directory::Checkpoints | Directory::Images | Directory::Groups => {
+                self.durable_directories.contains(&directory)
+            }
             Directory::Group(_) => {
                 self.durable_directories.contains(&directory) && self.durable_directories.contains(&Directory::Groups)
             }
@@ -209,7 +213,9 @@ impl Disk {
                 self.durable_names.extend(queued.names.iter().filter(|(file, _)| file.directory() == directory));
                 let inside = |child: &Directory| match child {
                     Directory::Root => false,
-                    Directory::Wal | Directory::Groups => directory == Directory::Root,
+                    Directory::Wal | Directory::Checkpoints | Directory::Images | Directory::Groups => {
+                        directory == Directory::Root
+                    }
                     Directory::Group(_) => directory == Directory::Groups,
                 };
                 self.durable_directories.extend(queued.directories.into_iter().filter(inside));

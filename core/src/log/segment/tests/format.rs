@@ -3,23 +3,39 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::log::segment::checksums::{Closing, Proof, decode, encode_entries, encode_header};
+use crate::log::segment::{
+    checksums::{ChunkEntry, Proof, decode, encode_entries, encode_header},
+    index::Stretch,
+};
 
 const BASE: Offset = Offset(1_234_567);
 
-fn file(chunks: &[u32], closing: Option<Closing>) -> Vec<u8> {
-    [encode_header(GROUP, BASE), encode_entries(GROUP, BASE, 0, chunks, closing)].concat()
+fn entry(bytes: usize, crc: u32) -> ChunkEntry {
+    ChunkEntry { bytes: bytes as u32, crc, stretch: None }
+}
+
+fn full(crcs: &[u32]) -> Vec<ChunkEntry> {
+    crcs.iter().map(|&crc| entry(CHUNK_BYTES, crc)).collect()
+}
+
+fn file(entries: &[ChunkEntry]) -> Vec<u8> {
+    [encode_header(GROUP, BASE), encode_entries(GROUP, BASE, 0, entries)].concat()
 }
 
 #[test]
-fn the_bytes_of_version_one() {
-    let bytes = file(&[0x0102_0304, 0xffee_ddcc], Some(Closing { bytes: 1_000, crc: 0xa0b0_c0d0 }));
+fn the_bytes_of_version_two() {
+    let begins = |offset_delta, place, max_timestamp| Some(Stretch { offset_delta, place, max_timestamp });
+    let bytes = file(&[
+        ChunkEntry { stretch: begins(0, 0, 1_700_000_000_000), ..entry(CHUNK_BYTES, 0x0102_0304) },
+        entry(CHUNK_BYTES, 0xffee_ddcc),
+        ChunkEntry { stretch: begins(77, 2 * 65_536 + 700, 1_600_000_000_000), ..entry(1_000, 0xa0b0_c0d0) },
+    ]);
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let golden = concat!(
-        "4b4352430100000000000100070000000000000087d6120000000000bc3105e6",
-        "000000000000010004030201d60158ad",
-        "0000000000000100ccddeeff1d16c172",
-        "00000000e8030000d0c0b0a04181677b",
+        "4b4352430200000000000100070000000000000087d6120000000000df00392d",
+        "00000000000001000403020100000000000000000068e5cf8b010000d12cecb3",
+        "0000000000000100ccddeeffffffffff00000000000000000000000019046e8f",
+        "00000000e8030000d0c0b0a0bc0200004d00000000806e87740100001e4884d1",
     );
     assert_eq!(hex, golden);
 }
@@ -27,17 +43,17 @@ fn the_bytes_of_version_one() {
 #[test]
 fn another_version_is_not_guessed_at() {
     let mut header = encode_header(GROUP, BASE).to_vec();
-    header[4] = 2;
+    header[4] = 3;
     let check = crc32c::crc32c(&header[..28]).to_le_bytes();
     header[28..].copy_from_slice(&check);
-    assert_eq!(decode(GROUP, BASE, &header), Err((0, DamageKind::ChecksumVersion { version: 2 })));
+    assert_eq!(decode(GROUP, BASE, &header), Err((None, DamageKind::ChecksumVersion { version: 3 })));
 }
 
 #[test]
 fn nothing_follows_the_closing_entry() {
-    let mut bytes = file(&[1, 2], Some(Closing { bytes: 5, crc: 3 }));
-    bytes.extend(encode_entries(GROUP, BASE, 3, &[4], None));
-    assert_eq!(decode(GROUP, BASE, &bytes), Err((checksums::entry_offset(3), DamageKind::ChecksumBehindClosing)));
+    let mut bytes = file(&[entry(CHUNK_BYTES, 1), entry(CHUNK_BYTES, 2), entry(5, 3)]);
+    bytes.extend(encode_entries(GROUP, BASE, 3, &full(&[4])));
+    assert_eq!(decode(GROUP, BASE, &bytes), Err((Some(3), DamageKind::ChecksumBehindClosing)));
 }
 
 #[test]
@@ -60,8 +76,8 @@ proptest! {
         let mut synced = bytes.len();
         for write in &writes {
             synced = bytes.len();
-            bytes.extend(encode_entries(GROUP, BASE, chunks.len(), write, None));
-            chunks.extend(write);
+            bytes.extend(encode_entries(GROUP, BASE, chunks.len(), &full(write)));
+            chunks.extend(full(write));
         }
         let torn = &mut bytes[synced..];
         for (place, byte) in &damage {

@@ -1,11 +1,14 @@
 //! A partition's log on a simulated disk, against the plain list of its batches.
 
+mod ahead;
 mod crash;
 mod damage;
 mod disk;
 mod format;
+mod image;
 mod memory;
 mod reading;
+mod restoring;
 mod writing;
 
 use bytes::Bytes;
@@ -25,7 +28,7 @@ const CHUNK: u64 = file::CHUNK;
 const CHUNK_BYTES: usize = CHUNK as usize;
 
 fn settings(segment_bytes: u64) -> LogSettings {
-    LogSettings { group: GROUP, start: Offset(0), segment_bytes }
+    LogSettings { group: GROUP, start: Offset(0), segment_bytes, prove_chunks: 1 }
 }
 
 fn log_file(base: i64) -> FileName {
@@ -114,6 +117,13 @@ impl World {
         Ok(Self { disk, rng: rng(seed), ids, effects, log })
     }
 
+    /// A start of the process on this disk, from an image.
+    fn restore(mut disk: Disk, segment_bytes: u64, image: LogImage, seed: u64) -> Result<Self, Exit> {
+        let log = restore(&mut disk, segment_bytes, image, seed)?;
+        let (ids, effects) = Default::default();
+        Ok(Self { disk, rng: rng(seed), ids, effects, log })
+    }
+
     fn append(&mut self, batch: &AppliedBatch) {
         self.log.append(Monotonic(self.log.next_offset().0 as u64), batch.clone()).expect("no damage");
     }
@@ -190,18 +200,30 @@ impl World {
 }
 
 fn recover(disk: &mut Disk, segment_bytes: u64, seed: u64) -> Result<PartitionLog, Exit> {
+    restore(disk, segment_bytes, LogImage::empty(Offset(0)), seed)
+}
+
+fn restore(disk: &mut Disk, segment_bytes: u64, image: LogImage, seed: u64) -> Result<PartitionLog, Exit> {
     let mut rng = rng(seed);
     let mut ids = OperationIds::default();
     let mut effects = Effects::default();
-    let mut recovery = PartitionLog::recover(settings(segment_bytes));
+    let mut recovery = PartitionLog::restore(settings(segment_bytes), image);
     loop {
         recovery.poll(&mut effects, &mut ids);
         disk.issue(effects.disk.drain(..));
-        if let Some(log) = recovery.finish() {
+        if let Some(log) = recovery.finish(Monotonic(0))? {
             assert_eq!(disk.pending(), 0);
             return Ok(log);
         }
         let (id, result) = disk.step(&mut rng);
         assert!(recovery.handle(id, result)?);
+    }
+}
+
+impl PartitionLog {
+    /// From now on, so many entries are worth a write.
+    fn prove_chunks(&mut self, chunks: usize) {
+        self.settings.prove_chunks = chunks;
+        self.writeback.prove_chunks = chunks;
     }
 }

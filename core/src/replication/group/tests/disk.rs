@@ -8,7 +8,7 @@ use super::super::{GroupStart, HardState, LogView, Membership, Payload};
 use super::member::State;
 use crate::{
     ids::{FileSequence, GroupId, LogIndex, ReplicaId, Term, WriteNumber},
-    log::record::{EntryLocation, WalRecord},
+    log::record::{EntryFile, EntryLocation, WalRecord},
 };
 
 /// Small state of a replica as of an applied index, from where its log goes on.
@@ -69,7 +69,7 @@ impl Disk {
         let WalRecord::Entry(entry) = record else { return None };
         let payload = Payload { context: entry.context.clone(), data: entry.data.clone() };
         let location = EntryLocation {
-            file: FileSequence(1),
+            file: EntryFile::Wal(FileSequence(1)),
             offset: self.next_offset,
             context_length: payload.context.len() as u32,
             data_length: payload.data.len() as u32,

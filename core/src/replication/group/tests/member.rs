@@ -288,11 +288,12 @@ impl Member {
     /// Switches to the state that was offered; the transfer itself is nothing here. Whether it was still of use.
     pub(super) fn install(&mut self, offer: &SnapshotOffer) -> bool {
         self.pump();
-        if offer.position.index <= self.group().commit_index() {
+        if !self.group().may_switch(offer.position) {
             return false;
         }
         let group = self.group.take().expect("the replica runs");
-        let start = group.switch(offer.position, offer.membership.clone());
+        let leader = group.leader();
+        let start = group.switch(offer.position, offer.membership.clone(), &BTreeSet::new());
         let state = Image::state_from_bytes(&offer.data);
         self.disk.switch(Image {
             applied: offer.position.index,
@@ -308,6 +309,9 @@ impl Member {
         // The group stands still until the switch is durable.
         self.disk.sync(usize::MAX >> 1);
         self.start_from(start, state);
+        if let Some(leader) = leader {
+            self.group().resume_under(leader);
+        }
         self.pump();
         true
     }

@@ -8,7 +8,7 @@ use super::member::{GROUP, Member, command};
 use crate::{
     ids::{FileSequence, LogIndex, ReplicaId, Term},
     limits,
-    log::record::{EntryKind, EntryLocation, WalRecord},
+    log::record::{EntryFile, EntryKind, EntryLocation, WalRecord},
 };
 
 #[test]
@@ -188,7 +188,7 @@ fn p5_a_commit_index_behind_the_log_is_refused() {
 }
 
 fn location() -> EntryLocation {
-    EntryLocation { file: FileSequence(1), offset: 0, context_length: 3, data_length: 4, crc: 0 }
+    EntryLocation { file: EntryFile::Wal(FileSequence(1)), offset: 0, context_length: 3, data_length: 4, crc: 0 }
 }
 
 fn start(hard_state: HardState, applied: u64, entries: &[(u64, u64)]) -> Result<(), StartError> {

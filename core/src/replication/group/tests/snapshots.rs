@@ -2,10 +2,15 @@
 
 use raft::prelude::MessageType;
 
-use super::super::{MembershipStep, ReplicationState, Role, SnapshotError, SnapshotOutcome};
+use super::super::{
+    MembershipStep, ReplicationState, Role, SnapshotError, SnapshotOffer, SnapshotOutcome, SnapshotPosition,
+};
 use super::cluster::Cluster;
 use super::member::Member;
-use crate::{ids::ReplicaId, limits};
+use crate::{
+    ids::{LogIndex, ReplicaId, Term},
+    limits,
+};
 
 /// Member 3 is behind the log that 1 and 2 kept.
 fn behind() -> Cluster {
@@ -119,6 +124,70 @@ fn a_snapshot_names_its_receiver() {
     cluster.tick(4 * limits::HEARTBEAT_TICKS);
     assert_eq!(cluster.sent(MessageType::MsgSnapshot), 1, "one was enough");
     assert!(cluster.group(3).membership().contains(ReplicaId(3)));
+}
+
+/// While a state is fetched its leader goes on, and may forget what follows the announced place.
+#[test]
+fn a_later_state_than_the_announced_one_is_followed_by_entries() {
+    let mut cluster = behind();
+    cluster.member(1).provide_snapshots();
+    cluster.tick(2 * limits::HEARTBEAT_TICKS);
+    let announced = cluster.member(3).offers.pop_front().expect("an offer");
+    cluster.propose(1, "e");
+    cluster.settle();
+    cluster.member(1).checkpoint(0);
+    cluster.member(1).sync_all();
+    let leader = cluster.group(1);
+    let index = leader.applied();
+    let position = SnapshotPosition { index, term: leader.log().log_term(index) };
+    let later = SnapshotOffer { position, data: cluster.member(1).image(0).to_bytes(), ..announced.clone() };
+    assert!(position.index > announced.position.index);
+
+    let stranger = SnapshotPosition { index: LogIndex(position.index.0 + 1), ..position };
+    cluster.group(1).installed(ReplicaId(3), stranger);
+    let state = |cluster: &mut Cluster| cluster.group(1).progress_of(ReplicaId(3)).unwrap().state;
+    assert_eq!(state(&mut cluster), ReplicationState::Snapshot, "it has no such entry itself");
+
+    assert!(cluster.member(3).install(&later));
+    assert_eq!(cluster.group(3).leader(), Some(ReplicaId(1)), "it stays with the leader that it followed");
+    cluster.member(3).outbox.clear();
+    cluster.group(1).installed(ReplicaId(3), position);
+    cluster.propose(1, "f");
+    cluster.settle();
+    assert_eq!(cluster.applied(3), ["f"]);
+    assert_eq!(cluster.sent(MessageType::MsgSnapshot), 1, "it was not announced again");
+    cluster.group(1).installed(ReplicaId(3), position);
+    cluster.propose(1, "g");
+    cluster.settle();
+    cluster.group(1).beat();
+    cluster.settle();
+    assert_eq!(cluster.state(3), cluster.state(1), "a report that comes twice changes nothing");
+}
+
+/// The first entry behind the new state may be asked of it at once.
+#[test]
+fn a_replica_that_switched_says_so_itself() {
+    let mut cluster = behind();
+    cluster.member(1).provide_snapshots();
+    cluster.tick(2 * limits::HEARTBEAT_TICKS);
+    let offer = cluster.member(3).offers.pop_front().expect("an offer");
+    assert!(cluster.member(3).install(&offer));
+    cluster.settle();
+    assert_ne!(cluster.group(1).progress_of(ReplicaId(3)).unwrap().state, ReplicationState::Snapshot);
+}
+
+#[test]
+fn only_a_newer_state_of_a_known_term_is_switched_to() {
+    let mut cluster = behind();
+    let term = cluster.group(1).term();
+    let last = cluster.group(1).last_index();
+    let commit = cluster.group(3).commit_index();
+    let may = |cluster: &mut Cluster, id, index, term| cluster.group(id).may_switch(SnapshotPosition { index, term });
+    assert!(may(&mut cluster, 3, last, term));
+    assert!(!may(&mut cluster, 3, commit, term), "it is here");
+    assert!(!may(&mut cluster, 3, last, Term(term.0 + 1)), "a vote of that term could be forgotten");
+    assert!(!may(&mut cluster, 1, LogIndex(last.0 + 1), term), "it leads");
+    assert!(!may(&mut cluster, 2, last, term), "its log has the entry");
 }
 
 /// What this replica has already needs no transfer: raft-rs answers with what is committed.

@@ -94,7 +94,7 @@ fn the_bytes_of_version_1_are_these() {
     let mut frame = FrameBuilder::new();
     hello().encode(&mut frame);
     raft(&mut frame, append(&[Bytes::from_static(b"abc")]));
-    section::encode_control(ControlKind(0x0102), Bytes::from_static(b"xyz"), &mut frame);
+    section::encode_control(ControlKind(0x0102), [Bytes::from_static(b"xyz")], &mut frame);
     let golden = concat!(
         "0000012e",                                                 // length of what follows
         "4b415552",                                                 // magic
@@ -166,7 +166,7 @@ fn large_payloads_are_never_copied() {
     let small = Bytes::from(vec![9; 100]);
     let mut frame = FrameBuilder::new();
     raft(&mut frame, append(&[large.clone(), small, huge.clone(), large.clone()]));
-    section::encode_control(ControlKind(1), huge.clone(), &mut frame);
+    section::encode_control(ControlKind(1), [huge.clone()], &mut frame);
     let slices = frame.finish(&header());
     for payload in [&large, &huge] {
         let copies = slices.iter().filter(|slice| slice.as_ptr() == payload.as_ptr() && slice.len() == payload.len());
@@ -371,7 +371,7 @@ fn build(sections: Vec<Section>, header: &Header) -> Bytes {
                 section.encode(&mut frame);
                 assert_eq!(frame.bytes() - before, bytes, "a section is as long as it said");
             }
-            Section::Control(kind, bytes) => section::encode_control(kind, bytes, &mut frame),
+            Section::Control(kind, bytes) => section::encode_control(kind, [bytes], &mut frame),
         }
     }
     delivered(&frame.finish(header))

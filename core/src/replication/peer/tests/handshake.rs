@@ -263,7 +263,7 @@ fn before_a_cluster_is_formed_only_control_messages_pass() {
         let mut door = Door::of(Identity { cluster, ..identity(A, 1) });
         let theirs = if cluster.is_none() { Some(CLUSTER) } else { None };
         let mut frame = with_raft(greeting(&hello(1)));
-        section::encode_control(ControlKind(3), Bytes::from_static(b"empty?"), &mut frame);
+        section::encode_control(ControlKind(3), [Bytes::from_static(b"empty?")], &mut frame);
         door.frame(LINK, frame, &Header { cluster: theirs, ..header(1) });
         assert_eq!(door.raft_messages(), 0);
         assert!(door.events.iter().any(|event| matches!(event, PeerEvent::Control { kind: ControlKind(3), .. })));

@@ -8,22 +8,22 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub(super) struct Removal {
+pub(in crate::log) struct Removal {
     files: Vec<FileSequence>,
     operation: Option<(OperationId, Option<FileSequence>)>,
     is_synced: bool,
 }
 
 impl Removal {
-    pub(super) fn new(files: Vec<FileSequence>) -> Self {
+    pub(in crate::log) fn new(files: Vec<FileSequence>) -> Self {
         Self { is_synced: files.is_empty(), files, operation: None }
     }
 
-    pub(super) fn is_done(&self) -> bool {
+    pub(in crate::log) fn is_done(&self) -> bool {
         self.is_synced
     }
 
-    pub(super) fn poll(&mut self, effects: &mut Effects, ids: &mut OperationIds) {
+    pub(in crate::log) fn poll(&mut self, effects: &mut Effects, ids: &mut OperationIds) {
         if self.is_synced || self.operation.is_some() {
             return;
         }
@@ -37,7 +37,7 @@ impl Removal {
         effects.disk.push(DiskOperation { id, action });
     }
 
-    pub(super) fn handle(
+    pub(in crate::log) fn handle(
         &mut self,
         operation: OperationId,
         result: &Result<DiskOutput, DiskError>,
