@@ -51,6 +51,18 @@ pub struct Read {
     pub at: Instant,
     pub records: Vec<(Offset, Value)>,
     pub high_watermark: Option<Offset>,
+    pub source: Source,
+}
+
+/// Who answered a read, as far as the consumer could know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A client that never goes back to an older leader epoch (KIP-320).
+    Followed,
+    /// The leader of exactly this epoch: the request named it.
+    Leader { epoch: i32 },
+    /// A node that took itself for the leader; the client's version of the protocol knows no epochs.
+    Node(usize),
 }
 
 /// One question for the latest offset, asked with a linearizable read.

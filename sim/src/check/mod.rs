@@ -59,7 +59,7 @@ mod story {
 
     use super::{Check, Log};
     use crate::{
-        history::{History, Partition, Read, Value},
+        history::{History, Partition, Read, Source, Value},
         time::Instant,
     };
 
@@ -103,11 +103,22 @@ mod story {
         }
 
         /// A consumer reads values from an offset on, and is told a high watermark.
-        pub(super) fn read(mut self, consumer: u32, from: i64, values: &[(u32, u32)], high_watermark: i64) -> Self {
+        pub(super) fn read(self, consumer: u32, from: i64, values: &[(u32, u32)], high_watermark: i64) -> Self {
+            self.read_of(Source::Followed, consumer, from, values, high_watermark)
+        }
+
+        pub(super) fn read_of(
+            mut self,
+            source: Source,
+            consumer: u32,
+            from: i64,
+            values: &[(u32, u32)],
+            high_watermark: i64,
+        ) -> Self {
             let at = self.now();
             let records = values.iter().zip(from..).map(|((p, n), offset)| (Offset(offset), value(*p, *n))).collect();
             let high_watermark = Some(Offset(high_watermark));
-            self.history.read(Read { consumer, partition: P, at, records, high_watermark });
+            self.history.read(Read { consumer, partition: P, at, records, high_watermark, source });
             self
         }
 

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     client::{Client, ClientEffects, ClientInput},
     dice::Dice,
-    history::{History, Partition, Read, Value},
+    history::{History, Partition, Read, Source, Value},
     plan::{ConsumerPlan, Plan},
     time::{Instant, Span},
 };
@@ -29,8 +29,11 @@ const RETRY: Span = Span::milliseconds(100);
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// The partitions that one request asked for.
+#[derive(Debug)]
 struct Asked {
     node: usize,
+    /// The leader epochs that the request named.
+    epochs: BTreeMap<Partition, i32>,
 }
 
 pub(in crate::workload) struct Reader {
@@ -65,6 +68,7 @@ impl Reader {
 
     fn fetch(&mut self, now: Instant) {
         let mut by_node: BTreeMap<usize, BTreeMap<Str, Vec<FetchPartition>>> = BTreeMap::new();
+        let mut epochs: BTreeMap<usize, BTreeMap<Partition, i32>> = BTreeMap::new();
         for partition in self.kafka.partitions.all() {
             let Some(leader) = self.kafka.leader(partition) else { continue };
             match self.nodes.get(&leader.node) {
@@ -73,9 +77,13 @@ impl Reader {
                 Some(Some(_)) | None => {}
             }
             let (topic, index) = self.kafka.partitions.name(partition);
+            let current_leader_epoch = if self.checks_epochs && self.version >= 9 { leader.epoch } else { -1 };
+            if current_leader_epoch >= 0 {
+                epochs.entry(leader.node).or_default().insert(partition, current_leader_epoch);
+            }
             let asked = FetchPartition {
                 partition: index,
-                current_leader_epoch: if self.checks_epochs && self.version >= 9 { leader.epoch } else { -1 },
+                current_leader_epoch,
                 fetch_offset: self.next[partition.0 as usize].0,
                 partition_max_bytes: i32::try_from(self.bytes_max).expect("small"),
                 ..Default::default()
@@ -94,18 +102,25 @@ impl Reader {
                 ..Default::default()
             };
             self.nodes.insert(node, None);
-            self.kafka.request(now, node, &request, self.version, Asked { node });
+            let epochs = epochs.remove(&node).unwrap_or_default();
+            self.kafka.request(now, node, &request, self.version, Asked { node, epochs });
         }
     }
 
-    fn answered(&mut self, now: Instant, answer: &FetchResponse, history: &mut History) {
+    fn answered(&mut self, now: Instant, asked: &Asked, answer: &FetchResponse, history: &mut History) {
         if answer.error_code != ErrorCode::None {
             history.refuse(format!("{}: a fetch without session was refused: {}", self.kafka.name, answer.error_code));
         }
         for topic in &answer.responses {
             for told in &topic.partitions {
                 match self.kafka.partitions.find(&topic.topic, told.partition_index) {
-                    Some(partition) => self.partition(now, partition, told, history),
+                    Some(partition) => {
+                        let source = match asked.epochs.get(&partition) {
+                            Some(epoch) => Source::Leader { epoch: *epoch },
+                            None => Source::Node(asked.node),
+                        };
+                        self.partition(now, source, partition, told, history);
+                    }
                     None => {
                         history.refuse(format!("{}: an answer names a partition nobody asked for", self.kafka.name));
                     }
@@ -114,7 +129,14 @@ impl Reader {
         }
     }
 
-    fn partition(&mut self, now: Instant, partition: Partition, told: &FetchPartitionData, history: &mut History) {
+    fn partition(
+        &mut self,
+        now: Instant,
+        source: Source,
+        partition: Partition,
+        told: &FetchPartitionData,
+        history: &mut History,
+    ) {
         if told.error_code != ErrorCode::None {
             self.last_error = Some((partition, told.error_code));
             history.note(|| {
@@ -159,7 +181,7 @@ impl Reader {
         }
         let high_watermark = Some(Offset(told.high_watermark));
         if !records.is_empty() {
-            history.read(Read { consumer: self.number, partition, at: now, records, high_watermark });
+            history.read(Read { consumer: self.number, partition, at: now, records, high_watermark, source });
         }
     }
 
@@ -177,7 +199,8 @@ impl Client for Reader {
     fn poll(&mut self, now: Instant, effects: &mut ClientEffects, history: &mut History) {
         while let Some(told) = self.kafka.next(now, history) {
             match told {
-                Told::Answer { what: Asked { node }, version, mut body } => {
+                Told::Answer { what: asked, version, mut body } => {
+                    let node = asked.node;
                     // An answer without records and before its time is no reason to ask as fast as the network allows.
                     self.nodes.insert(node, Some(now + Span::milliseconds(1)));
                     match wire::read::<FetchResponse>(&mut body, version) {
@@ -186,12 +209,12 @@ impl Client for Reader {
                             if errors.into_iter().any(|told| told.error_code != ErrorCode::None) {
                                 self.nodes.insert(node, Some(now + RETRY));
                             }
-                            self.answered(now, &answer, history);
+                            self.answered(now, &asked, &answer, history);
                         }
                         Err(error) => history.refuse(format!("{}: {error}", self.kafka.name)),
                     }
                 }
-                Told::Lost { what: Asked { node } } => {
+                Told::Lost { what: Asked { node, .. } } => {
                     self.nodes.insert(node, Some(now + RETRY));
                 }
             }

@@ -9,7 +9,7 @@ use super::{super::partitions::Partitions, Sockets, cluster_config, duration, in
 use crate::{
     client::{Client, ClientEffects, ClientInput},
     dice::Dice,
-    history::{History, Partition, Read, Value},
+    history::{History, Partition, Read, Source, Value},
     plan::{ConsumerPlan, Plan},
     time::{Instant, Span},
 };
@@ -68,7 +68,7 @@ impl Reader {
             if let Some((last, _)) = records.last() {
                 self.next[partition.0 as usize] = last.plus(1);
             }
-            history.read(Read { consumer: self.number, partition, at, records, high_watermark });
+            history.read(Read { consumer: self.number, partition, at, records, high_watermark, source: Source::Followed });
         }
         while let Some(error) = self.consumer.next_error() {
             let is_final = error.error.is_final();
