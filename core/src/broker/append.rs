@@ -82,7 +82,7 @@ impl Broker {
         for (group, replica) in self.replicas.iter_mut().filter(|(_, replica)| !replica.queue.is_empty()) {
             replica.queue.retain(|proposal| match proposal.owner {
                 Owner::Produce(waiter) => waiter.request != request,
-                Owner::Nobody | Owner::Call(_) | Owner::Forwarded { .. } => true,
+                Owner::Nobody | Owner::Call(_) | Owner::Liveness(_) | Owner::Forwarded { .. } => true,
             });
             self.proposed_bytes.report(*group, replica.proposed_bytes());
         }

@@ -68,6 +68,7 @@ impl Broker {
                             self.calls.answered(call, response.response, version);
                         }
                         Some(Owner::Forwarded { node, call }) => self.answer_forwarded(node, call, response.response),
+                        Some(Owner::Liveness(node)) => self.liveness_settled(node),
                         Some(Owner::Produce(_) | Owner::Nobody) | None => {}
                     }
                 }

@@ -37,7 +37,9 @@ const IN_SYNC_UNHEARD_MAX: std::time::Duration = std::time::Duration::from_secs(
 /// What the leader of the metadata group proposed about nodes.
 #[derive(Debug, Default)]
 pub(super) struct Liveness {
-    proposed: BTreeMap<NodeId, (bool, Term)>,
+    /// Nodes about which a command is under way. One that is refused, as while leadership is handed over, is proposed
+    /// again.
+    proposed: BTreeSet<NodeId>,
     /// Since when this node leads the metadata group.
     since: Option<Monotonic>,
     /// Nodes that went down, as the metadata have it, and when this node saw that.
@@ -232,28 +234,33 @@ impl Broker {
             self.liveness.went_down.iter().filter(|(_, since)| lately(since)).map(|(node, _)| *node).collect();
         let Some(replica) = self.replicas.get(&GroupId::METADATA) else { return };
         if !replica.is_serving() {
-            self.liveness.proposed.clear();
             self.liveness.since = None;
             return;
         }
-        let term = replica.group.term();
         let since = *self.liveness.since.get_or_insert(now.monotonic);
         let had_time = now.monotonic.since(since) >= CONNECT_MAX;
         let mut changes = Vec::new();
         for node in self.image.nodes() {
             let Some(registration) = &node.registration else { continue };
             let up = self.peers.is_up(node.id);
-            let asked = self.liveness.proposed.get(&node.id) == Some(&(up, term));
-            if up == node.up {
-                self.liveness.proposed.remove(&node.id);
-            } else if !asked && if up { self.peers.boot_of(node.id) == Some(registration.boot) } else { had_time } {
+            let is_asked = self.liveness.proposed.contains(&node.id);
+            if up != node.up
+                && !is_asked
+                && if up { self.peers.boot_of(node.id) == Some(registration.boot) } else { had_time }
+            {
                 changes.push(SetNodeLiveness { node: node.id, boot: registration.boot, up });
             }
         }
         for change in changes {
-            self.liveness.proposed.insert(change.node, (change.up, term));
-            self.propose_metadata(MetadataCommand::SetNodeLiveness(change), super::replica::Owner::Nobody);
+            let node = change.node;
+            self.liveness.proposed.insert(node);
+            self.propose_metadata(MetadataCommand::SetNodeLiveness(change), super::replica::Owner::Liveness(node));
         }
+    }
+
+    /// What was proposed about a node is applied, or will not be by this leader.
+    pub(super) fn liveness_settled(&mut self, node: NodeId) {
+        self.liveness.proposed.remove(&node);
     }
 }
 

@@ -245,6 +245,7 @@ impl Broker {
             )),
             Owner::Call(call) if never_proposed => self.calls.not_proposed(call),
             Owner::Call(call) => self.calls.lost(call),
+            Owner::Liveness(node) => self.liveness_settled(node),
             Owner::Forwarded { node, call } => self.answer_forwarded_failure(node, call, never_proposed),
         }
     }

@@ -75,6 +75,8 @@ pub(super) enum Owner {
     Produce(Waiter),
     /// A call of this node to the metadata group.
     Call(u64),
+    /// What the leader of the metadata group says about a node being up.
+    Liveness(NodeId),
     /// A call that another node forwarded to us.
     Forwarded {
         node: NodeId,

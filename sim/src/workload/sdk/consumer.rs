@@ -68,7 +68,14 @@ impl Reader {
             if let Some((last, _)) = records.last() {
                 self.next[partition.0 as usize] = last.plus(1);
             }
-            history.read(Read { consumer: self.number, partition, at, records, high_watermark, source: Source::Followed });
+            history.read(Read {
+                consumer: self.number,
+                partition,
+                at,
+                records,
+                high_watermark,
+                source: Source::Followed,
+            });
         }
         while let Some(error) = self.consumer.next_error() {
             let is_final = error.error.is_final();
