@@ -12,6 +12,7 @@ pub mod record;
 pub mod recovery;
 pub mod segment;
 pub mod wal;
+mod window;
 
 #[cfg(test)]
 mod tests;

@@ -18,9 +18,13 @@ use super::{
 };
 use crate::{
     ids::{CheckpointNumber, GroupId, OperationId},
-    io::{DiskAction, DiskError, DiskOperation, DiskOutput, Effects, FileName, OperationIds},
+    io::{DiskError, DiskOutput, Effects, FileName, OperationIds},
     limits::CHECKPOINT_READ_BYTES,
-    log::{record::EntryFile, wal::WalKey},
+    log::{
+        record::EntryFile,
+        wal::WalKey,
+        window::{Fetched, Window},
+    },
 };
 
 /// A whole checkpoint.
@@ -85,7 +89,7 @@ impl Reader {
         Self {
             key,
             number,
-            window: Window::default(),
+            window: Window::new(CHECKPOINT_READ_BYTES),
             offset: 0,
             crc: 0,
             from: None,
@@ -242,86 +246,4 @@ impl Reader {
 
 fn format_error(file: FileName, offset: u64, error: FormatError) -> Unusable {
     Unusable::Format { file: file.path(), offset, error }
-}
-
-/// One piece of a file and one read under way.
-#[derive(Debug, Default)]
-struct Window {
-    piece: Option<Piece>,
-    wanted: Option<Wanted>,
-    failed: Option<DiskError>,
-}
-
-#[derive(Debug)]
-struct Piece {
-    file: FileName,
-    start: u64,
-    bytes: Bytes,
-    /// The file ends with this piece.
-    is_last: bool,
-}
-
-#[derive(Debug)]
-struct Wanted {
-    file: FileName,
-    offset: u64,
-    length: usize,
-    operation: Option<OperationId>,
-}
-
-enum Fetched {
-    /// Fewer than asked for only at the end of the file.
-    Bytes(Bytes),
-    Wait,
-    Failed(DiskError),
-}
-
-impl Window {
-    fn bytes(&mut self, file: FileName, offset: u64, length: usize) -> Fetched {
-        if let Some(error) = self.failed.take() {
-            return Fetched::Failed(error);
-        }
-        if let Some(piece) = &self.piece
-            && piece.file == file
-            && piece.start <= offset
-        {
-            let have = piece.bytes.len();
-            let from = usize::try_from(offset - piece.start).unwrap_or(usize::MAX).min(have);
-            let to = from.saturating_add(length).min(have);
-            if to - from == length || piece.is_last {
-                return Fetched::Bytes(piece.bytes.slice(from..to));
-            }
-        }
-        if self.wanted.is_none() {
-            let length = length.max(CHECKPOINT_READ_BYTES);
-            self.wanted = Some(Wanted { file, offset, length, operation: None });
-        }
-        Fetched::Wait
-    }
-
-    fn poll(&mut self, effects: &mut Effects, ids: &mut OperationIds) {
-        let Some(wanted) = &mut self.wanted else { return };
-        if wanted.operation.is_some() {
-            return;
-        }
-        let id = ids.next_id();
-        wanted.operation = Some(id);
-        let Wanted { file, offset, length, .. } = *wanted;
-        effects.disk.push(DiskOperation { id, action: DiskAction::Read { file, offset, length } });
-        self.piece = None;
-    }
-
-    fn handle(&mut self, operation: OperationId, result: &Result<DiskOutput, DiskError>) -> bool {
-        let Some(wanted) = self.wanted.take_if(|wanted| wanted.operation == Some(operation)) else { return false };
-        match result {
-            Ok(DiskOutput::Read(bytes)) => {
-                assert!(bytes.len() <= wanted.length, "a read returns no more than was asked for");
-                let is_last = bytes.len() < wanted.length;
-                self.piece = Some(Piece { file: wanted.file, start: wanted.offset, bytes: bytes.clone(), is_last });
-            }
-            Ok(DiskOutput::Done | DiskOutput::List(_)) => panic!("a read is answered by bytes"),
-            Err(error) => self.failed = Some(*error),
-        }
-        true
-    }
 }
