@@ -21,6 +21,8 @@ use crate::{
 
 /// A preferred leader takes over when it has been able to for this long.
 const PREFERRED_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
+/// A preferred leader that does not take over is asked again after twice the time, up to two minutes.
+const PREFERRED_DOUBLINGS_MAX: u32 = 6;
 /// Leaderships handed over per round of duties, so that a node that comes back is not flooded.
 const TRANSFERS_MAX: usize = 50;
 /// Duties are looked at once in so many ticks.
@@ -210,9 +212,13 @@ impl Broker {
                 continue;
             }
             let since = *replica.preferred_since.get_or_insert(now.monotonic);
-            if now.monotonic.since(since) >= PREFERRED_AFTER && transfers < TRANSFERS_MAX {
+            // While leadership is handed over nothing is proposed. Who does not take it, perhaps because its disk hangs,
+            // is asked ever more rarely.
+            let pause = PREFERRED_AFTER * (1 << replica.preferred_offers.min(PREFERRED_DOUBLINGS_MAX));
+            if now.monotonic.since(since) >= pause && transfers < TRANSFERS_MAX {
                 transfers += 1;
                 replica.preferred_since = None;
+                replica.preferred_offers += 1;
                 // A refusal means that this replica stopped leading meanwhile.
                 let _ = replica.group.transfer_leader(preferred.replica);
                 self.dirty.insert(*id);

@@ -214,6 +214,7 @@ impl Broker {
         replica.handing_over = false;
         replica.configured = None;
         replica.preferred_since = None;
+        replica.preferred_offers = 0;
         let leads = change.role == Role::Leader;
         if !leads {
             self.transfers.stop_sending(id);

@@ -48,6 +48,8 @@ pub(crate) struct Replica {
     pub(super) handing_over: bool,
     /// Since when the preferred leader could take over.
     pub(super) preferred_since: Option<Monotonic>,
+    /// How often this leadership was offered to it, in vain so far.
+    pub(super) preferred_offers: u32,
 }
 
 pub(crate) enum Machine {
@@ -102,6 +104,7 @@ impl Replica {
             configured: None,
             handing_over: false,
             preferred_since: None,
+            preferred_offers: 0,
         }
     }
 

@@ -5,6 +5,7 @@ mod client;
 mod copies;
 mod disk;
 mod hostile;
+mod liveness;
 mod load;
 mod requests;
 mod restarts;
