@@ -14,7 +14,7 @@ use kauri_protocol::{
 };
 
 use super::{client::*, world::World};
-use crate::ids::NodeId;
+use crate::{ids::NodeId, replication::group::Role};
 
 #[test]
 fn three_nodes_form_a_cluster_and_keep_what_is_produced() {
@@ -47,6 +47,27 @@ fn a_fetch_that_waits_is_answered_as_soon_as_there_are_records() {
     assert_eq!(waited, Duration::from_millis(500), "its own time and no more");
     assert!(values_of(&only_data(world.answer::<FetchRequest>(reader).unwrap())).is_empty());
     world.assert_nothing_waits();
+}
+
+/// Clients throw their position away on OFFSET_OUT_OF_RANGE. A leader that was deposed and has not heard of it does not
+/// know the records that they have read since.
+#[test]
+fn a_deposed_leader_calls_no_offset_wrong() {
+    let mut world = World::formed(3);
+    let old = world.create_topic(3);
+    let connection = world.connect(old);
+    assert_eq!(world.produce(connection, batch(&["a"])).error_code, ErrorCode::None);
+    world.isolate(old);
+    world.run_until("another leads", |world| world.leader(GROUP).is_some_and(|leader| leader != old));
+    let writer = world.connect(world.leader(GROUP).unwrap());
+    assert_eq!(world.produce(writer, batch(&["b", "c"])).base_offset, 1);
+    assert_eq!(world.groups(old)[&GROUP].role, Role::Leader, "it has not heard of it");
+    world.send(connection, &fetch_request(3, 0, 0), 12);
+    world.run_for(Duration::from_millis(1));
+    assert!(!world.has_answer(connection), "only a majority makes an offset wrong");
+    world.cuts.clear();
+    let data = only_data(world.wait::<FetchRequest>(connection));
+    assert_eq!(data.error_code, ErrorCode::NotLeaderOrFollower);
 }
 
 #[test]
