@@ -248,7 +248,8 @@ impl<C: Core> World<C> {
         let platters = Platters::read(self.nodes.iter().map(|node| node.queue.disk()).collect());
         let found = committed.into_iter().flat_map(|(group, newest)| {
             let voters = voters.get(&group).copied();
-            let oldest = newest.0.saturating_sub(AUDITED_ENTRIES).max(1);
+            // At the index of its creation a log has no entry.
+            let oldest = newest.0.saturating_sub(AUDITED_ENTRIES).max(LogIndex::TRUNCATED_AT_CREATION.next().0);
             let platters = &platters;
             (oldest..=newest.0).map(LogIndex).filter_map(move |index| {
                 Some(Found { group, index, copies: platters.copies(group, index), voters: voters? })
