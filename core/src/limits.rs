@@ -225,6 +225,8 @@ pub const TAIL_KEEP_BYTES: usize = 256 << 10;
 pub const PROPOSAL_ENTRIES_MAX: usize = 1024;
 /// Partitions in all fetch sessions of a node.
 pub const FETCH_SESSION_PARTITIONS_MAX: usize = 200_000;
+/// Bytes of their topics' names, once for each partition: an answer that names every partition of a session holds them.
+pub const FETCH_SESSION_NAME_BYTES_MAX: usize = 16 << 20;
 
 /// State transfers that a shard receives at a time; further ones wait for their turn.
 pub const TRANSFERS_MAX: usize = 8;

@@ -2,7 +2,8 @@
 //! changed.
 //!
 //! Invariant: a session's epoch advances by one with each request, so that a lost or repeated request is noticed; the
-//! number of sessions and of partitions in them is bounded, and the session unused for longest gives way. Losing a
+//! number of sessions, of partitions in them and of bytes in their names is bounded, and the session unused for longest gives
+//! way. Losing a
 //! session is always safe: the client starts another with a full request.
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use kauri_protocol::{
 };
 
 use crate::{
-    limits::{FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSIONS_MAX},
+    limits::{FETCH_SESSION_NAME_BYTES_MAX, FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSIONS_MAX},
     time::Monotonic,
 };
 
@@ -54,7 +55,36 @@ pub(super) enum Session {
 pub struct FetchSessions {
     sessions: BTreeMap<i32, State>,
     last_id: i32,
+    size: Size,
+}
+
+/// What sessions hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Size {
     partitions: usize,
+    /// Of the topics' names, once for each partition.
+    name_bytes: usize,
+}
+
+impl Size {
+    fn of(targets: &[Target]) -> Self {
+        let name_bytes = targets.iter().map(|target| target.place.0.len()).sum();
+        Self { partitions: targets.len(), name_bytes }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.partitions += other.partitions;
+        self.name_bytes += other.name_bytes;
+    }
+
+    fn take_away(&mut self, other: Self) {
+        self.partitions -= other.partitions;
+        self.name_bytes -= other.name_bytes;
+    }
+
+    fn is_too_large(self) -> bool {
+        self.partitions > FETCH_SESSION_PARTITIONS_MAX || self.name_bytes > FETCH_SESSION_NAME_BYTES_MAX
+    }
 }
 
 #[derive(Debug)]
@@ -65,6 +95,7 @@ struct State {
     /// Partitions in the order in which they are read; those that gave records go to the end, for fairness.
     order: BTreeMap<u64, Place>,
     next_order: u64,
+    size: Size,
 }
 
 #[derive(Debug)]
@@ -94,7 +125,7 @@ impl FetchSessions {
         if matches!(request.session_epoch, NO_SESSION | FIRST) {
             self.remove(request.session_id);
             let targets: Vec<Target> = named.collect();
-            if request.session_epoch == NO_SESSION || !self.make_room(now, targets.len()) {
+            if request.session_epoch == NO_SESSION || !self.make_room(now, Size::of(&targets)) {
                 return Ok((Session::None, targets));
             }
             return Ok((Session::Created(self.create(now, &targets)), targets));
@@ -106,7 +137,7 @@ impl FetchSessions {
         }
         state.next_epoch = state.next_epoch.checked_add(1).unwrap_or(1);
         state.used = now;
-        let before = state.targets.len();
+        let before = state.size;
         for target in named {
             state.put(target);
         }
@@ -115,8 +146,9 @@ impl FetchSessions {
                 state.forget(&(topic.topic.clone(), index));
             }
         }
-        self.partitions = self.partitions - before + state.targets.len();
-        if self.partitions > FETCH_SESSION_PARTITIONS_MAX {
+        self.size.take_away(before);
+        self.size.add(state.size);
+        if self.size.is_too_large() {
             self.remove(id);
             return Err(ErrorCode::FetchSessionIdNotFound);
         }
@@ -171,36 +203,41 @@ impl FetchSessions {
             }
         }
         self.last_id = id;
-        let mut state =
-            State { next_epoch: 1, used: now, targets: BTreeMap::new(), order: BTreeMap::new(), next_order: 0 };
+        let mut state = State {
+            next_epoch: 1,
+            used: now,
+            targets: BTreeMap::new(),
+            order: BTreeMap::new(),
+            next_order: 0,
+            size: Size::default(),
+        };
         for target in targets {
             state.put(target.clone());
         }
-        self.partitions += state.targets.len();
+        self.size.add(state.size);
         self.sessions.insert(id, state);
         id
     }
 
     fn remove(&mut self, id: i32) {
         if let Some(state) = self.sessions.remove(&id) {
-            self.partitions -= state.targets.len();
+            self.size.take_away(state.size);
         }
     }
 
-    /// Whether a session of so many partitions may be created; evicts one that was not used for long.
-    fn make_room(&mut self, now: Monotonic, partitions: usize) -> bool {
-        if self.partitions + partitions > FETCH_SESSION_PARTITIONS_MAX {
-            return false;
-        }
-        if self.sessions.len() >= FETCH_SESSIONS_MAX {
-            let (&oldest, state) =
-                self.sessions.iter().min_by_key(|(_, state)| state.used).expect("there are as many as the limit");
-            if now.since(state.used) < EVICTABLE_AFTER {
-                return false;
+    /// Whether a session of this size may be created; evicts those that were not used for long if it takes that.
+    fn make_room(&mut self, now: Monotonic, size: Size) -> bool {
+        loop {
+            let mut with_it = self.size;
+            with_it.add(size);
+            if self.sessions.len() < FETCH_SESSIONS_MAX && !with_it.is_too_large() {
+                return true;
             }
-            self.remove(oldest);
+            match self.sessions.iter().min_by_key(|(_, state)| state.used) {
+                Some((&oldest, state)) if now.since(state.used) >= EVICTABLE_AFTER => self.remove(oldest),
+                Some(_) | None => return false,
+            }
         }
-        true
     }
 }
 
@@ -209,6 +246,7 @@ impl State {
         let order = self.next_order;
         let known = self.targets.entry(target.place.clone()).or_insert_with(|| {
             self.next_order += 1;
+            self.size.add(Size { partitions: 1, name_bytes: target.place.0.len() });
             self.order.insert(order, target.place);
             Known { order, offset: 0, leader_epoch: -1, bytes_max: 0, told: None }
         });
@@ -220,6 +258,7 @@ impl State {
     fn forget(&mut self, place: &Place) {
         if let Some(known) = self.targets.remove(place) {
             self.order.remove(&known.order);
+            self.size.take_away(Size { partitions: 1, name_bytes: place.0.len() });
         }
     }
 }
@@ -296,7 +335,7 @@ mod tests {
         let (session, _) = sessions.open(NOW, &mut request(id, NO_SESSION, &[(0, 5)])).unwrap();
         assert_eq!(session, Session::None);
         assert_eq!(sessions.sessions.len(), 0);
-        assert_eq!(sessions.partitions, 0);
+        assert_eq!(sessions.size, Size::default());
     }
 
     #[test]
@@ -309,5 +348,35 @@ mod tests {
         let later = NOW + EVICTABLE_AFTER;
         assert!(matches!(sessions.open(later, &mut request(0, 0, &[(0, 5)])), Ok((Session::Created(_), _))));
         assert_eq!(sessions.sessions.len(), FETCH_SESSIONS_MAX);
+    }
+
+    /// Nobody has topics with such names, but a session remembers whatever it is told, and every answer names it.
+    #[test]
+    fn names_in_sessions_are_bounded() {
+        let mut sessions = FetchSessions::default();
+        let long = |session_id, session_epoch, topic: usize| {
+            let mut request = request(session_id, session_epoch, &[(0, 5)]);
+            request.topics[0].topic = Str::from(format!("{topic}{}", "x".repeat(1 << 20)).as_str());
+            request
+        };
+        let Ok((Session::Created(id), _)) = sessions.open(NOW, &mut long(0, 0, 0)) else { panic!() };
+        let mut epoch = 1;
+        let error = loop {
+            match sessions.open(NOW, &mut long(id, epoch, epoch as usize)) {
+                Ok(_) => epoch += 1,
+                Err(error) => break error,
+            }
+            assert!(epoch <= 16, "16 MiB are enough");
+        };
+        assert_eq!(error, ErrorCode::FetchSessionIdNotFound);
+        assert_eq!(sessions.size, Size::default(), "it is gone, and the client begins another one");
+        for topic in 0..20 {
+            sessions.open(NOW, &mut long(0, 0, topic)).unwrap();
+        }
+        assert!(sessions.size.name_bytes <= FETCH_SESSION_NAME_BYTES_MAX);
+        let full = sessions.sessions.len();
+        let later = NOW + EVICTABLE_AFTER;
+        assert!(matches!(sessions.open(later, &mut long(0, 0, 30)), Ok((Session::Created(_), _))));
+        assert_eq!(sessions.sessions.len(), full, "one that was idle for long gave way");
     }
 }
