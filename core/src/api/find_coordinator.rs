@@ -9,19 +9,22 @@ use kauri_protocol::{
 use super::{Exchange, Progress, done};
 
 const TRANSACTIONAL_ID: i8 = 1;
+/// Coordinators that the reason is told with. A key takes a byte, and the reason a hundred: a small request must not make
+/// an answer that takes much of the memory for answers.
+const EXPLAINED_MAX: usize = 100;
 
 pub(super) fn start(exchange: Exchange, request: FindCoordinatorRequest) -> Progress {
     let (error_code, message) = refusal(request.key_type);
     let error_message = Some(Str::from(message));
     let nowhere = (-1, Str::from(""), -1);
     let response = if exchange.version >= 4 {
-        let coordinators = request.coordinator_keys.into_iter().map(|key| Coordinator {
+        let coordinators = request.coordinator_keys.into_iter().enumerate().map(|(place, key)| Coordinator {
             key,
             node_id: nowhere.0,
             host: nowhere.1.clone(),
             port: nowhere.2,
             error_code,
-            error_message: error_message.clone(),
+            error_message: error_message.clone().filter(|_| place < EXPLAINED_MAX),
         });
         FindCoordinatorResponse { coordinators: coordinators.collect(), ..Default::default() }
     } else {
