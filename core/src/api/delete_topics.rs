@@ -1,7 +1,10 @@
 //! DeleteTopics: by name or id; the topic is gone for this node's readers when the answer is given, and its files
 //! follow on every node.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use kauri_protocol::{
     error::ErrorCode,
@@ -25,6 +28,14 @@ pub struct Pending {
     open: BTreeSet<u32>,
 }
 
+/// How often a request names a topic and was not answered about it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Times {
+    Never,
+    Once,
+    More,
+}
+
 pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: DeleteTopicsRequest) -> Progress {
     let asked: Vec<DeleteTopicState> = if exchange.version >= 6 {
         request.topics
@@ -33,10 +44,29 @@ pub(super) fn start(broker: &mut Broker, now: Now, exchange: Exchange, request: 
         request.topic_names.into_iter().map(by_name).collect()
     };
     let mut pending = Pending { response: DeleteTopicsResponse::default(), open: BTreeSet::new() };
-    for (topic, part) in asked.into_iter().zip(0..) {
-        let waiter = Waiter { request: exchange.id, part };
+    let mut times: BTreeMap<(Option<Str>, Uuid), Times> = BTreeMap::new();
+    for topic in &asked {
+        let known = times.entry((topic.name.clone(), topic.topic_id)).or_insert(Times::Never);
+        *known = if *known == Times::Never { Times::Once } else { Times::More };
+    }
+    for topic in asked {
         let mut result =
             DeletableTopicResult { name: topic.name.clone(), topic_id: topic.topic_id, ..Default::default() };
+        let times = times.get_mut(&(topic.name.clone(), topic.topic_id)).expect("it was counted");
+        match times {
+            Times::Once => {}
+            Times::More => {
+                // As in Kafka: what was meant is not clear, so nothing happens, and that is said once.
+                *times = Times::Never;
+                let error = ControllerError::new(ErrorCode::InvalidRequest, "the topic is named more than once");
+                fail(exchange, &mut result, &error);
+                pending.response.responses.push(result);
+                continue;
+            }
+            Times::Never => continue,
+        }
+        let part = u32::try_from(pending.response.responses.len()).expect("a frame holds fewer than 2^32 topics");
+        let waiter = Waiter { request: exchange.id, part };
         let started = find(broker, &topic).and_then(|(id, name)| {
             result.topic_id = id.0;
             result.name = Some(name);
