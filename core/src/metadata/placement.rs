@@ -1,7 +1,7 @@
 //! Which nodes get the replicas of a new topic.
 //!
-//! Invariant: a pure function of image, demand and a number that spreads ties; only live nodes are chosen. In this
-//! order: the replicas of a partition lie in as many racks as there are; the topic's replicas and its preferred leaders
+//! Invariant: a pure function of image, demand and a number that spreads ties; nodes that are down are chosen only if
+//! there are too few others, and never for so many replicas that the partition could not be led. In this order: the replicas of a partition lie in as many racks as there are; the topic's replicas and its preferred leaders
 //! are spread evenly over the nodes, one more or less; what cannot be even within the topic goes to the nodes that
 //! have least of all topics together.
 //!
@@ -109,13 +109,18 @@ fn assign(
             if !(1..=TOPIC_PARTITIONS_MAX).contains(partitions) {
                 return Err(Refusal::InvalidPartitions);
             }
-            let mut plan = Plan::new(image, loads, spread);
-            let live = plan.nodes.len();
             let factor = usize::try_from(*replication_factor).unwrap_or(0);
-            if factor == 0 || factor > live.min(REPLICAS_MAX) {
+            let mut nodes: Vec<&Node> = image.nodes().filter(|node| node.is_live()).collect();
+            let live = nodes.len();
+            if factor > live && factor < live * 2 {
+                nodes.extend(down(image, loads, factor - live));
+                nodes.sort_by_key(|node| node.id);
+            }
+            if factor == 0 || factor > nodes.len().min(REPLICAS_MAX) {
                 let live = i32::try_from(live).expect("a cluster has at most a thousand nodes");
                 return Err(Refusal::InvalidReplicationFactor { asked: i32::from(*replication_factor), live });
             }
+            let mut plan = Plan::new(&nodes, loads, spread);
             for _ in 0..*partitions {
                 plan.add_partition(factor);
             }
@@ -124,6 +129,18 @@ fn assign(
             Ok(plan.into_assignment())
         }
     }
+}
+
+/// Registered nodes that are down, those with the fewest replicas first. They take their replicas up when they are back, as
+/// in Kafka, where brokers that are fenced count for the replication factor.
+fn down<'a>(
+    image: &'a MetadataImage,
+    loads: &BTreeMap<NodeId, (usize, usize)>,
+    count: usize,
+) -> impl Iterator<Item = &'a Node> {
+    let mut down: Vec<&Node> = image.nodes().filter(|node| !node.is_live() && node.registration.is_some()).collect();
+    down.sort_by_key(|node| (loads.get(&node.id).copied().unwrap_or_default(), node.id));
+    down.into_iter().take(count)
 }
 
 /// A node by its place in [`Plan::nodes`].
@@ -150,11 +167,10 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(image: &MetadataImage, loads: &BTreeMap<NodeId, (usize, usize)>, spread: u64) -> Self {
-        let live: Vec<&Node> = image.nodes().filter(|node| node.is_live()).collect();
-        let nodes: Vec<NodeId> = live.iter().map(|node| node.id).collect();
+    fn new(candidates: &[&Node], loads: &BTreeMap<NodeId, (usize, usize)>, spread: u64) -> Self {
+        let nodes: Vec<NodeId> = candidates.iter().map(|node| node.id).collect();
         let mut names = BTreeMap::new();
-        let racks = live.iter().enumerate().map(|(place, node)| match node.rack() {
+        let racks = candidates.iter().enumerate().map(|(place, node)| match node.rack() {
             None => place,
             Some(rack) => *names.entry(rack).or_insert(place),
         });
@@ -180,7 +196,7 @@ impl Plan {
                 let load = self.replicas[place];
                 (shared, load.topic, load.total, self.tie(number, place))
             });
-            chosen.push(best.expect("there are at least as many live nodes as replicas"));
+            chosen.push(best.expect("there are at least as many nodes as replicas"));
         }
         for &place in &chosen {
             self.replicas[place].add();

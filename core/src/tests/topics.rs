@@ -4,12 +4,18 @@ use std::time::Duration;
 
 use kauri_protocol::{
     error::ErrorCode,
-    messages::{CreateTopicsRequest, MetadataRequest, metadata::MetadataRequestTopic},
+    messages::{
+        CreateTopicsRequest, DeleteTopicsRequest, FindCoordinatorRequest, MetadataRequest,
+        metadata::MetadataRequestTopic,
+    },
     wire::Str,
 };
 
 use super::{client::*, world::World};
-use crate::ids::{GroupId, NodeId};
+use crate::{
+    ids::{GroupId, NodeId},
+    shard::Shard,
+};
 
 #[test]
 fn whoever_is_told_of_a_new_topic_can_produce() {
@@ -135,4 +141,45 @@ fn calls_of_a_node_that_is_cut_off_end_and_say_what_is_known() {
     let there = world.metadata(other, &[]).topics.len();
     assert_eq!(there, 1 + usize::from(answer.topics[0].error_code == ErrorCode::None));
     world.assert_nothing_waits();
+}
+
+#[test]
+fn a_topic_named_twice_is_not_deleted() {
+    let mut world = World::formed(3);
+    let leader = world.create_topic(3);
+    let connection = world.connect(leader);
+    let topic_names = vec![Str::from(TOPIC), Str::from("other"), Str::from(TOPIC)];
+    let request = DeleteTopicsRequest { topic_names, timeout_ms: 30_000, ..Default::default() };
+    let answer = world.call(connection, &request, 3);
+    let told: Vec<_> = answer.responses.iter().map(|one| (one.name.as_deref(), one.error_code)).collect();
+    let expected = [(Some(TOPIC), ErrorCode::InvalidRequest), (Some("other"), ErrorCode::UnknownTopicOrPartition)];
+    assert_eq!(told, expected);
+    assert_eq!(world.metadata(leader, &[TOPIC]).topics[0].error_code, ErrorCode::None, "it is there");
+}
+
+#[test]
+fn a_topic_can_be_created_while_one_of_its_nodes_is_down() {
+    let mut world = World::formed(3);
+    world.kill(NodeId(3));
+    world.run_until("it is called down", |world| {
+        world.nodes[&NodeId(1)].shard.as_ref().and_then(Shard::broker).is_some_and(|broker| !broker.is_live(NodeId(3)))
+    });
+    let leader = world.create_topic(3);
+    let connection = world.connect(leader);
+    assert_eq!(world.produce(connection, batch(&["a"])).error_code, ErrorCode::None);
+    world.start(NodeId(3));
+    world.run_until_equal(GROUP);
+    assert!(world.groups(NodeId(3)).contains_key(&GROUP), "it took its replica up");
+}
+
+#[test]
+fn many_coordinators_asked_for_are_explained_only_so_often() {
+    let mut world = World::formed(1);
+    let connection = world.connect(NodeId(1));
+    let coordinator_keys = (0..1000).map(|key| Str::from(key.to_string().as_str())).collect();
+    let answer = world.call(connection, &FindCoordinatorRequest { coordinator_keys, ..Default::default() }, 4);
+    assert_eq!(answer.coordinators.len(), 1000);
+    assert!(answer.coordinators.iter().all(|one| one.error_code == ErrorCode::GroupAuthorizationFailed));
+    let explained = answer.coordinators.iter().filter(|one| one.error_message.is_some()).count();
+    assert_eq!(explained, 100, "a small request does not make a large answer");
 }

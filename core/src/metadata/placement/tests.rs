@@ -83,13 +83,47 @@ fn what_is_impossible_is_refused() {
     assert_eq!(numbers(&cluster(&[""; 9]), 1, 6), Err(refusal), "more replicas than any group may have");
 }
 
+fn take_down(image: &mut MetadataImage, node: i32) {
+    let nodes = Arc::make_mut(&mut image.nodes);
+    Arc::make_mut(nodes.get_mut(&NodeId(node)).unwrap()).up = false;
+}
+
 #[test]
-fn a_node_that_is_down_gets_nothing() {
+fn a_node_that_is_down_gets_nothing_while_there_are_enough_others() {
+    let mut image = cluster(&["", "", ""]);
+    take_down(&mut image, 2);
+    assert!(!numbers(&image, 20, 2).unwrap().iter().flatten().any(|node| *node == NodeId(2)));
+}
+
+#[test]
+fn nodes_that_are_down_count_as_long_as_a_majority_of_each_partition_is_up() {
+    let mut image = cluster(&["", "", "", "", ""]);
+    take_down(&mut image, 2);
+    take_down(&mut image, 4);
+    for partition in numbers(&image, 20, 5).unwrap() {
+        assert_eq!(partition.len(), 5);
+    }
+    for partition in numbers(&image, 20, 4).unwrap() {
+        assert_eq!(
+            partition.iter().filter(|node| image.is_live(**node)).count(),
+            3,
+            "no more of the others than it takes"
+        );
+    }
+    take_down(&mut image, 1);
+    let refusal = Refusal::InvalidReplicationFactor { asked: 4, live: 2 };
+    assert_eq!(numbers(&image, 1, 4), Err(refusal), "nobody could lead it");
+    for partition in numbers(&image, 20, 3).unwrap() {
+        assert_eq!(partition.iter().filter(|node| image.is_live(**node)).count(), 2);
+    }
+}
+
+#[test]
+fn a_node_that_never_registered_does_not_count() {
     let mut image = cluster(&["", "", ""]);
     let nodes = Arc::make_mut(&mut image.nodes);
-    Arc::make_mut(nodes.get_mut(&NodeId(2)).unwrap()).up = false;
-    assert!(numbers(&image, 1, 3).is_err());
-    assert!(!numbers(&image, 20, 2).unwrap().iter().flatten().any(|node| *node == NodeId(2)));
+    Arc::make_mut(nodes.get_mut(&NodeId(2)).unwrap()).registration = None;
+    assert_eq!(numbers(&image, 1, 3), Err(Refusal::InvalidReplicationFactor { asked: 3, live: 2 }));
 }
 
 #[test]
