@@ -65,7 +65,7 @@ pub(crate) enum Failure {
     BenchFailures(u64),
     #[error("{} cannot be read: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
-    #[error("{0} places are damaged: start the node, which repairs from other replicas what it can, or restore it")]
+    #[error("damaged places: {0}; restore this directory from a copy, or the node from the other replicas")]
     DamageFound(usize),
 }
 
