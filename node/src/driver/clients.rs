@@ -2,7 +2,8 @@
 //!
 //! Invariant: a socket is read only while its window has credit and the node's budget has room, so what clients send
 //! never occupies more memory than the node granted; and a connection that the core closes ends after everything sent
-//! before was written, and one that it aborts at once.
+//! before was written, and one that it aborts at once. When memory is scarce, whoever holds it without making use of it
+//! is closed, and not whoever waits for it.
 //!
 //! Does not look into frames, except that the splitter allows large ones to those that carry records.
 
@@ -13,9 +14,9 @@ use kauri_core::{ids::ConnectionId, io::Input, limits};
 use kauri_protocol::frame::{FrameError, FrameLimits, FrameSplitter};
 use slog::{Logger, debug, info, o, warn};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, tcp::ReadHalf},
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Notify, Semaphore, mpsc, watch},
     time::{Instant, sleep, timeout, timeout_at},
 };
 
@@ -32,9 +33,16 @@ const CONNECTIONS_MAX: u32 = 4096;
 const IDLE: Duration = Duration::from_secs(600);
 /// A frame that has begun must go on within this time.
 const FRAME_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// A frame beyond the window's allowance must arrive at this pace on the whole.
+/// A frame beyond the window's allowance must go on at this pace. What arrives faster buys time, but never more than
+/// [`FRAME_PAUSE_MAX`].
 const FRAME_BYTES_PER_MILLISECOND_MIN: usize = 64;
-/// How long a connection waits for memory. Two that hold parts of large frames may wait for each other.
+/// The same while other connections wait for memory.
+const SCARCE_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Then the pace grows with what the frame occupies: so many milliseconds must suffice for as much again. Frames below
+/// 1 MiB need not be faster than ever.
+const SCARCE_DOUBLING_MILLISECONDS: usize = 16 << 10;
+/// How long a connection waits for memory, as the last resort: two that hold parts of large frames may wait for each
+/// other.
 const STARVED_AFTER: Duration = Duration::from_secs(30);
 /// How long a connection keeps its read buffer between frames.
 const BUFFER_KEPT: Duration = Duration::from_secs(1);
@@ -194,6 +202,7 @@ async fn read_frames(
     window: &Window,
 ) -> Result<(), End> {
     let mut pace = Pace::new();
+    let mut scarcity = window.scarcity();
     loop {
         loop {
             window.open().await;
@@ -210,9 +219,12 @@ async fn read_frames(
         let waiting = Instant::now();
         let room = timeout(STARVED_AFTER, window.room(spare.len())).await.map_err(|_elapsed| End::Starved)?;
         pace.paused(waiting.elapsed());
-        // A socket may call itself readable and have nothing: between frames that is no stall.
-        let (deadline, late) = if idle { (Instant::now() + IDLE, End::Idle) } else { (pace.deadline(), End::Stalled) };
-        let count = timeout_at(deadline, socket.read(&mut spare[..room])).await.map_err(|_elapsed| late)??;
+        let count = if idle {
+            // A socket may call itself readable and have nothing: between frames that is no stall.
+            timeout(IDLE, socket.read(&mut spare[..room])).await.map_err(|_elapsed| End::Idle)??
+        } else {
+            read_on(socket, &mut spare[..room], &mut pace, &mut scarcity).await?
+        };
         if count == 0 {
             return Ok(());
         }
@@ -220,8 +232,34 @@ async fn read_frames(
         if idle {
             pace = Pace::new();
         }
-        pace.received(count);
+        pace.received(count, is_scarce(&scarcity));
         frames.commit(count);
+    }
+}
+
+fn is_scarce(scarcity: &watch::Receiver<usize>) -> bool {
+    *scarcity.borrow() > 0
+}
+
+/// Reads more of a frame, as long as its pace allows to wait for that. Memory may become scarce meanwhile.
+async fn read_on(
+    socket: &mut (impl AsyncRead + Unpin),
+    spare: &mut [u8],
+    pace: &mut Pace,
+    scarcity: &mut watch::Receiver<usize>,
+) -> Result<usize, End> {
+    loop {
+        if *scarcity.borrow_and_update() > 0 {
+            pace.hurry();
+        }
+        tokio::select! {
+            // Bytes that are there already count, however late it is.
+            biased;
+            read = timeout_at(pace.deadline(), socket.read(spare)) => return Ok(read.map_err(|_elapsed| End::Stalled)??),
+            changed = scarcity.changed(), if pace.is_large() => {
+                changed.expect("the window holds the budget, which announces changes");
+            }
+        }
     }
 }
 
@@ -261,37 +299,53 @@ async fn linger(stream: &mut TcpStream) {
 /// How fast the frame that has begun must go on arriving.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
-    begun: Instant,
-    last: Instant,
+    /// When the next bytes must have arrived.
+    due: Instant,
     bytes: usize,
 }
 
 impl Pace {
     fn new() -> Self {
-        let now = Instant::now();
-        Self { begun: now, last: now, bytes: 0 }
+        Self { due: Instant::now() + FRAME_PAUSE_MAX, bytes: 0 }
     }
 
-    fn received(&mut self, bytes: usize) {
+    /// Whether the frame occupies memory that others may wait for. Below that a slow connection costs next to nothing,
+    /// and only has to go on.
+    fn is_large(&self) -> bool {
+        self.bytes > ALLOWANCE_BYTES
+    }
+
+    /// Bytes buy time, but it cannot be saved up: a fast head pays for no slow rest.
+    fn received(&mut self, bytes: usize, scarce: bool) {
+        let now = Instant::now();
         self.bytes += bytes;
-        self.last = Instant::now();
+        if !self.is_large() {
+            self.due = now + FRAME_PAUSE_MAX;
+            return;
+        }
+        let (pause_max, bytes_per_millisecond) = if scarce {
+            (SCARCE_PAUSE_MAX, FRAME_BYTES_PER_MILLISECOND_MIN.max(self.bytes / SCARCE_DOUBLING_MILLISECONDS))
+        } else {
+            (FRAME_PAUSE_MAX, FRAME_BYTES_PER_MILLISECOND_MIN)
+        };
+        let bought = Duration::from_nanos((bytes * 1_000_000 / bytes_per_millisecond) as u64);
+        self.due = (self.due + bought).min(now + pause_max);
+    }
+
+    /// Others wait for memory.
+    fn hurry(&mut self) {
+        if self.is_large() {
+            self.due = self.due.min(Instant::now() + SCARCE_PAUSE_MAX);
+        }
     }
 
     /// We did not read for so long; that is not the client's fault.
     fn paused(&mut self, pause: Duration) {
-        self.begun += pause;
-        self.last += pause;
+        self.due += pause;
     }
 
-    /// When the next bytes must have arrived. The pace on the whole counts only beyond the allowance: below it, a slow
-    /// connection costs next to nothing.
     fn deadline(&self) -> Instant {
-        let pause = self.last + FRAME_PAUSE_MAX;
-        if self.bytes <= ALLOWANCE_BYTES {
-            return pause;
-        }
-        let due = Duration::from_millis((self.bytes / FRAME_BYTES_PER_MILLISECOND_MIN) as u64);
-        pause.min(self.begun + FRAME_PAUSE_MAX + due)
+        self.due
     }
 }
 
@@ -299,18 +353,88 @@ impl Pace {
 mod tests {
     use super::*;
 
+    /// How long a frame may pause now.
+    fn patience(pace: &Pace) -> Duration {
+        pace.deadline().saturating_duration_since(Instant::now())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_frame_must_go_on_arriving_and_a_large_one_at_some_pace() {
         let mut pace = Pace::new();
-        let begun = Instant::now();
-        assert_eq!(pace.deadline(), begun + FRAME_PAUSE_MAX);
+        assert_eq!(patience(&pace), FRAME_PAUSE_MAX);
         tokio::time::advance(Duration::from_secs(29)).await;
-        pace.received(ALLOWANCE_BYTES);
-        assert_eq!(pace.deadline(), Instant::now() + FRAME_PAUSE_MAX, "a byte now and then is enough for small frames");
-        pace.received(1 << 20);
-        let seconds = pace.deadline().duration_since(begun).as_secs();
-        assert!((40..60).contains(&seconds), "a large frame has {seconds} s for its first MiB");
+        pace.received(ALLOWANCE_BYTES, false);
+        assert_eq!(patience(&pace), FRAME_PAUSE_MAX, "a byte now and then is enough for small frames");
+        tokio::time::advance(Duration::from_secs(20)).await;
+        pace.received(640_000, false);
+        assert_eq!(patience(&pace), Duration::from_secs(20), "640 kB are worth 10 s");
         pace.paused(Duration::from_secs(5));
-        assert_eq!(pace.deadline().duration_since(begun).as_secs(), seconds + 5, "waiting for us does not count");
+        assert_eq!(patience(&pace), Duration::from_secs(25), "waiting for us does not count");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fast_head_buys_no_time_for_a_slow_rest() {
+        let mut pace = Pace::new();
+        pace.received(60_000_000, false);
+        assert_eq!(patience(&pace), FRAME_PAUSE_MAX);
+        for _ in 0..2 {
+            tokio::time::advance(Duration::from_secs(10)).await;
+            pace.received(1, false);
+        }
+        let left = patience(&pace);
+        assert!(left < Duration::from_millis(10_001), "single bytes bought {left:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_holds_much_must_be_fast_while_others_wait() {
+        let mut pace = Pace::new();
+        pace.received(ALLOWANCE_BYTES, true);
+        pace.hurry();
+        assert_eq!(patience(&pace), FRAME_PAUSE_MAX, "the allowance is nobody else's");
+        pace.received(900_000, false);
+        pace.hurry();
+        assert_eq!(patience(&pace), SCARCE_PAUSE_MAX);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        pace.received(64_000, true);
+        assert_eq!(patience(&pace), SCARCE_PAUSE_MAX, "64 kB/s are fast enough below 1 MiB");
+        pace.received(64 << 20, true);
+        for _ in 0..6 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            pace.received(64_000, true);
+        }
+        assert_eq!(patience(&pace), Duration::ZERO, "64 kB/s are slow for 64 MiB");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_holder_is_closed_before_whoever_waits_for_its_memory() {
+        let budget = Arc::new(Budget::new(1000));
+        let (holder, waiter) = (Window::new(Arc::clone(&budget)), Window::new(budget));
+        for window in [&holder, &waiter] {
+            assert!(window.room(ALLOWANCE_BYTES).await >= ALLOWANCE_BYTES);
+            window.hold(ALLOWANCE_BYTES);
+        }
+        assert_eq!(holder.room(1000).await, 1000);
+        holder.hold(1000);
+        let mut pace = Pace::new();
+        pace.received(ALLOWANCE_BYTES + 1000, false);
+
+        let (mut socket, client) = tokio::io::duplex(64);
+        let begun = Instant::now();
+        let hold = async {
+            let mut spare = [0; 64];
+            let end = read_on(&mut socket, &mut spare, &mut pace, &mut holder.scarcity()).await;
+            assert!(matches!(end, Err(End::Stalled)));
+            drop(holder);
+            begun.elapsed()
+        };
+        let wait = async {
+            // It sits in its read already when memory becomes scarce.
+            tokio::time::advance(Duration::from_secs(10)).await;
+            timeout(STARVED_AFTER, waiter.room(500)).await.expect("whoever waits gets the memory")
+        };
+        let (held_for, room) = tokio::join!(hold, wait);
+        assert_eq!(held_for, Duration::from_secs(10) + SCARCE_PAUSE_MAX);
+        assert_eq!(room, 500);
+        drop(client);
     }
 }

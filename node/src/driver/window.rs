@@ -4,12 +4,13 @@
 //! overdraw it (the largest frames are larger than the window). The core returns credit as it answers.
 //!
 //! Invariant: beyond a small allowance per connection, every byte read from a client and not yet answered is paid for
-//! from the [`Budget`] that all connections of the node share.
+//! from the [`Budget`] that all connections of the node share. While somebody waits for it, those who hold parts of it are
+//! told.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kauri_core::limits;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 /// What a connection may hold without asking the budget, so that small requests never wait for large ones.
 pub(crate) const ALLOWANCE_BYTES: usize = 64 << 10;
@@ -19,7 +20,14 @@ const PREFIX_BYTES: usize = 4;
 
 /// Bytes of clients' frames in memory beyond the allowances. Holds one frame of the largest size.
 #[derive(Debug)]
-pub(crate) struct Budget(Semaphore);
+pub(crate) struct Budget {
+    permits: Semaphore,
+    /// How many connections wait for permits. A change is announced when the first begins and the last ends to wait.
+    waiting: watch::Sender<usize>,
+}
+
+/// One connection that waits, until it is dropped.
+struct Waiting<'a>(&'a Budget);
 
 pub(crate) const BUDGET_BYTES: usize = 128 << 20;
 /// What a connection asks for at a time when the budget is used up.
@@ -47,12 +55,29 @@ struct Account {
 
 impl Budget {
     pub(crate) fn new(bytes: usize) -> Self {
-        Self(Semaphore::new(bytes))
+        Self { permits: Semaphore::new(bytes), waiting: watch::Sender::new(0) }
+    }
+
+    fn wait(&self) -> Waiting<'_> {
+        self.waiting.send_if_modified(|waiting| {
+            *waiting += 1;
+            *waiting == 1
+        });
+        Waiting(self)
     }
 
     #[cfg(test)]
     pub(crate) fn available(&self) -> usize {
-        self.0.available_permits()
+        self.permits.available_permits()
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.send_if_modified(|waiting| {
+            *waiting -= 1;
+            *waiting == 0
+        });
     }
 }
 
@@ -60,6 +85,11 @@ impl Window {
     pub(crate) fn new(budget: Arc<Budget>) -> Self {
         let credit = i64::try_from(limits::CLIENT_WINDOW_BYTES).expect("a window is far below 2^63 bytes");
         Self { budget, account: Mutex::new(Account { credit, held: 0, reserved: 0, paid: 0 }), credited: Notify::new() }
+    }
+
+    /// How many connections wait for the budget; changes when the first begins and the last ends to.
+    pub(crate) fn scarcity(&self) -> watch::Receiver<usize> {
+        self.budget.waiting.subscribe()
     }
 
     /// Waits until a frame may be delivered.
@@ -93,11 +123,15 @@ impl Window {
         if missing == 0 {
             return free;
         }
-        let permit = match self.budget.0.try_acquire_many(missing) {
+        let permit = match self.budget.permits.try_acquire_many(missing) {
             Ok(permit) => permit,
             Err(_) if free > 0 => return free,
-            // Little is asked for, so that many who wait get something each.
-            Err(_) => self.budget.0.acquire_many(missing.min(SCARCE_BYTES)).await.expect("the budget is never closed"),
+            Err(_) => {
+                let _waiting = self.budget.wait();
+                // Little is asked for, so that many who wait get something each.
+                let permit = self.budget.permits.acquire_many(missing.min(SCARCE_BYTES)).await;
+                permit.expect("the budget is never closed")
+            }
         };
         let paid = permit.num_permits();
         permit.forget();
@@ -143,14 +177,14 @@ impl Account {
         let needed = (self.held + self.reserved).saturating_sub(ALLOWANCE_BYTES);
         let surplus = self.paid.checked_sub(needed).expect("what is held and reserved is paid for");
         self.paid = needed;
-        budget.0.add_permits(surplus);
+        budget.permits.add_permits(surplus);
     }
 }
 
 impl Drop for Window {
     fn drop(&mut self) {
         let paid = self.account().paid;
-        self.budget.0.add_permits(paid);
+        self.budget.permits.add_permits(paid);
     }
 }
 
@@ -214,6 +248,32 @@ mod tests {
         window.hold(500);
         assert_eq!(budget.available(), 1000, "800 bytes are held, which is below the allowance");
         assert_eq!(now(window.room(ALLOWANCE_BYTES)), Some(ALLOWANCE_BYTES));
+    }
+
+    #[test]
+    fn those_who_hold_memory_learn_that_others_wait_for_it() {
+        let budget = Arc::new(Budget::new(100));
+        let (holder, waiter) = (Window::new(Arc::clone(&budget)), Window::new(budget));
+        let mut scarcity = holder.scarcity();
+        assert_eq!(now(holder.room(ALLOWANCE_BYTES + 100)), Some(ALLOWANCE_BYTES + 100));
+        holder.hold(ALLOWANCE_BYTES + 100);
+        assert_eq!(now(waiter.room(usize::MAX)), Some(ALLOWANCE_BYTES));
+        waiter.hold(ALLOWANCE_BYTES);
+        assert_eq!(now(scarcity.changed()).is_some(), false, "nobody waits");
+        {
+            let room = pin!(waiter.room(10));
+            assert_eq!(now(room), None);
+        }
+        // Whoever gave up waiting is not waited for.
+        assert_eq!(*scarcity.borrow_and_update(), 0);
+        let mut room = pin!(waiter.room(10));
+        assert_eq!(now(room.as_mut()), None);
+        assert!(now(scarcity.changed()).is_some());
+        assert_eq!(*scarcity.borrow_and_update(), 1);
+        holder.credit(10);
+        assert_eq!(now(room), Some(10));
+        assert!(now(scarcity.changed()).is_some());
+        assert_eq!(*scarcity.borrow_and_update(), 0);
     }
 
     #[test]
