@@ -65,6 +65,7 @@ impl Dev {
         new_core: impl Fn(NodeConfig, Logger) -> C + Clone + Send + 'static,
     ) -> Result<(), Failure> {
         let directory = Directory::choose(self.data_dir.clone(), self.ephemeral)?;
+        refuse_server_directory(directory.path())?;
         let nodes = self.count(directory.path())?;
         // All ports are bound before the first node starts: a cluster that lacks a node helps nobody.
         let client_listeners = self.client_listeners(nodes)?;
@@ -119,6 +120,15 @@ impl Dev {
             last: usize::from(self.port) + usize::from(nodes) - 1,
         })?;
         ports.into_iter().map(|port| running::listen("--port", &endpoint(port))).collect()
+    }
+}
+
+/// A server keeps its data where a cluster has only the directories of its nodes. It refuses a directory with others
+/// in it, so that it would never start again.
+fn refuse_server_directory(directory: &Path) -> Result<(), Failure> {
+    match ["identity", "wal"].iter().any(|name| directory.join(name).exists()) {
+        true => Err(Failure::ServerDirectory { directory: directory.to_owned() }),
+        false => Ok(()),
     }
 }
 

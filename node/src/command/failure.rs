@@ -27,6 +27,10 @@ pub(crate) enum Failure {
     NoHome,
     #[error("--nodes {nodes}: {directory} holds a cluster of {found}; use --nodes {found}, or another --data-dir")]
     OtherCluster { nodes: usize, directory: PathBuf, found: usize },
+    #[error(
+        "--data-dir: {directory} holds the data of one server, and a cluster of nodes there would spoil it; name another"
+    )]
+    ServerDirectory { directory: PathBuf },
     #[error("--port {first}: {nodes} nodes need the ports up to {last}, and there are none above 65535")]
     Ports { first: u16, nodes: usize, last: usize },
     #[error("{flag}: {endpoint} cannot be listened on: {error}")]
@@ -72,8 +76,12 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Settings(_) | Self::NoHome | Self::OtherCluster { .. } | Self::Ports { .. } => 2,
-            Self::NodeEnded { end: NodeEnd::Exit(Exit::Refused(_)), .. } => 3,
+            Self::Settings(_)
+            | Self::NoHome
+            | Self::OtherCluster { .. }
+            | Self::Ports { .. }
+            | Self::DataDirectory(DataDirectoryError::NotADirectory { .. }) => 2,
+            Self::ServerDirectory { .. } | Self::NodeEnded { end: NodeEnd::Exit(Exit::Refused(_)), .. } => 3,
             Self::DataDirectory(_)
             | Self::Listen { .. }
             | Self::System(_)
