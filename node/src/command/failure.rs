@@ -43,6 +43,10 @@ pub(crate) enum Failure {
     NodeEnded { node: Option<i32>, end: NodeEnd },
     #[error("the nodes did not stop within {seconds} s and were given up; nothing that was acknowledged is lost")]
     NotStopped { seconds: u64 },
+    #[error(
+        "asked to stop once more, the nodes were given up before they had stopped; nothing that was acknowledged is lost"
+    )]
+    Hurried,
     #[error("--bootstrap: {0}")]
     Cluster(AdminError),
     #[error("topic {topic} could not be {action}: {error}")]
@@ -93,6 +97,7 @@ impl Failure {
             | Self::NoTopic(_)
             | Self::NoPartition { .. }
             | Self::NoEnd { .. }
+            | Self::Hurried
             | Self::Input(_)
             | Self::Line { .. }
             | Self::NotSent { .. }

@@ -1,7 +1,7 @@
 //! Nodes that run in this process until they are asked to stop.
 //!
-//! Invariant: however it goes, the process ends: a node that does not stop is given up after a bounded time, and a
-//! second signal shortens even that.
+//! Invariant: however it goes, the process ends: a node that does not stop is given up after a bounded time, and
+//! another signal shortens even that. What signals a process and its group signals it twice; that is one request.
 
 use std::{io, net::TcpListener, sync::mpsc, thread::Builder, time::Duration};
 
@@ -20,7 +20,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinSet,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::failure::Failure;
@@ -28,6 +28,8 @@ use crate::driver::{Core, Node, NodeEnd, NodeSetup, NodeState};
 
 /// How long nodes get for a clean end.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// A signal that follows another within this time is the same request.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
 /// How long their threads get to end after that. One may hang in the disk.
 const JOIN_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -80,7 +82,11 @@ impl Running {
         });
         // The runtime only watched; nothing of it is waited for.
         runtime.shutdown_background();
-        self.join();
+        match &result {
+            // Whoever asks twice wants no more waiting, and the end of the process ends the threads.
+            Err(Failure::Hurried) => {}
+            Ok(()) | Err(_) => self.join(),
+        }
         result
     }
 
@@ -149,14 +155,15 @@ impl Running {
             }
             result
         };
-        let result = tokio::select! {
-            result = timeout(STOP_PATIENCE, all_ended) => result.ok(),
-            () = signals.next() => None,
+        let given_up = tokio::select! {
+            result = timeout(STOP_PATIENCE, all_ended) => match result {
+                Ok(result) => return result,
+                Err(_elapsed) => Failure::NotStopped { seconds: STOP_PATIENCE.as_secs() },
+            },
+            () = another_request(async || signals.next().await) => Failure::Hurried,
         };
-        result.unwrap_or_else(|| {
-            self.nodes.iter().for_each(|(_, node)| node.abandon());
-            Err(Failure::NotStopped { seconds: STOP_PATIENCE.as_secs() })
-        })
+        self.nodes.iter().for_each(|(_, node)| node.abandon());
+        Err(given_up)
     }
 
     fn ends(&self) -> JoinSet<(NodeId, NodeEnd)> {
@@ -187,6 +194,17 @@ async fn end_of(node: NodeId, mut state: watch::Receiver<NodeState>) -> (NodeId,
         Err(_) => None,
     };
     (node, end.unwrap_or(NodeEnd::Abandoned))
+}
+
+/// Waits for a signal that is not the same request as the one before the call.
+async fn another_request(mut next: impl AsyncFnMut()) {
+    let before = Instant::now();
+    loop {
+        next().await;
+        if before.elapsed() >= SAME_REQUEST {
+            return;
+        }
+    }
 }
 
 async fn next_event(signals: &mut Signals, ends: &mut JoinSet<(NodeId, NodeEnd)>) -> Event {
@@ -240,5 +258,35 @@ fn allow_many_files(logger: &Logger) {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         info!(logger, "the limit of open files stays as it is"; "limit" => limit.current.unwrap_or(u64::MAX), "error" => %error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{future::pending, task::Poll};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_signal_right_behind_another_is_the_same_request_and_a_later_one_is_not() {
+        let (sender, mut signals) = tokio::sync::mpsc::unbounded_channel();
+        let next = async || match signals.recv().await {
+            Some(()) => {}
+            None => pending().await,
+        };
+        let mut another = std::pin::pin!(another_request(next));
+        sender.send(()).unwrap();
+        assert_eq!(look(another.as_mut()).await, Poll::Pending);
+        tokio::time::advance(Duration::from_millis(5)).await;
+        sender.send(()).unwrap();
+        assert_eq!(look(another.as_mut()).await, Poll::Pending, "a process and its group were signalled");
+        tokio::time::advance(SAME_REQUEST).await;
+        assert_eq!(look(another.as_mut()).await, Poll::Pending, "time alone is no signal");
+        sender.send(()).unwrap();
+        assert_eq!(look(another.as_mut()).await, Poll::Ready(()));
+    }
+
+    /// One look at a future.
+    async fn look<T>(mut future: std::pin::Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+        std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
     }
 }
