@@ -181,12 +181,16 @@ fn what_is_wrong_is_said_with_the_flag_that_names_it() {
     assert_eq!(fails(&["dev", "--ephemeral", "--nodes", "1", "--port", &port], 1), format!("kauri: --port: {in_use}"));
 
     let nodes = format!("1={taken}");
-    let server = ["server", "--node", "1", "--nodes", nodes.as_str(), "--listen", "127.0.0.1:0"];
+    let server = ["server", "--node", "1", "--nodes", nodes.as_str(), "--listen", "127.0.0.1:0", "--advertised", "a:1"];
     let with = |more: &[&str], code| fails(&[&server[..], more].concat(), code);
     assert_eq!(with(&["--data-dir", &path("a")], 1), format!("kauri: --peer-listen: {in_use}"));
     fs::write(path("file"), "").unwrap();
     assert_eq!(
-        with(&["--data-dir", &path("file")], 1),
+        with(&["--data-dir", &path("file")], 2),
+        format!("kauri: --data-dir: {} is not a directory", path("file"))
+    );
+    assert_eq!(
+        with(&["--data-dir", &path("file"), "--check-config"], 2),
         format!("kauri: --data-dir: {} is not a directory", path("file"))
     );
     assert_eq!(
@@ -219,19 +223,46 @@ fn a_configuration_is_checked_without_touching_anything() {
     assert_eq!(sentence, format!("kauri: {} line 1: there is no key \"lisen\"; did you mean listen?", file.display()));
 }
 
+/// A node that listens on any free ports.
+fn server(node: &str, nodes: &str, data: &str) -> Command {
+    let mut command = kauri();
+    let listen = ["--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--advertised", "127.0.0.1:9092"];
+    command.args(["server", "--node", node, "--nodes", nodes, "--data-dir", data]).args(listen);
+    command
+}
+
+/// Starts a node and waits until its identity is on the disk. What it says later can be read on.
+fn recovered(mut server: Command) -> (Child, impl Sized) {
+    let mut child = server.stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("recovered")));
+    (child, lines)
+}
+
+#[test]
+fn a_cluster_does_not_settle_in_the_directory_of_a_server() {
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().to_str().unwrap();
+    let (mut child, _log) = recovered(server("1", "1=127.0.0.1:1", data));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+
+    let sentence = fails(&["dev", "--port", "0", "--data-dir", data], 3);
+    let expected = format!(
+        "kauri: --data-dir: {data} holds the data of one server, and a cluster of nodes there would spoil it; name another"
+    );
+    assert_eq!(sentence, expected);
+    assert!(!root.path().join("node-1").exists());
+}
+
 #[test]
 fn a_server_refuses_the_data_of_another_node() {
     let root = tempfile::tempdir().unwrap();
     let data = root.path().to_str().unwrap();
-    let nodes = "1=127.0.0.1:0,2=127.0.0.1:0";
-    let server = |node: &str| {
-        let mut command = kauri();
-        command.args(["server", "--node", node, "--nodes", nodes, "--listen", "127.0.0.1:0", "--data-dir", data]);
-        command
-    };
-    let mut first = server("1").stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(first.stderr.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("recovered")), "its identity is on the disk by then");
+    let server = |node| server(node, "1=127.0.0.1:1,2=127.0.0.1:2", data);
+    let (mut first, _log) = recovered(server("1"));
+    // What signals a process and its group signals it twice, and means one orderly end.
+    kill_process(Pid::from_child(&first), Signal::INT).unwrap();
     kill_process(Pid::from_child(&first), Signal::TERM).unwrap();
     assert_eq!(first.wait().unwrap().code(), Some(0));
 

@@ -162,6 +162,21 @@ fn each_mistake_is_one_sentence_that_says_where() {
         "advertised is missing: clients cannot connect to 0.0.0.0:9092, so they must be told another address, \
          with advertised in the configuration file, KAURI_ADVERTISED, or --advertised",
     );
+    let advertised = |endpoint, sentence: &str| check(FILE, &[], &[(Key::Advertised, endpoint)], sentence);
+    advertised("foo:0", "--advertised: clients cannot connect to foo:0, so they cannot be told that address");
+    advertised("0.0.0.0:5", "--advertised: clients cannot connect to 0.0.0.0:5, so they cannot be told that address");
+    check(
+        FILE,
+        &[],
+        &[(Key::Listen, "127.0.0.1:0")],
+        "advertised is missing: clients cannot connect to 127.0.0.1:0, so they must be told another address, \
+         with advertised in the configuration file, KAURI_ADVERTISED, or --advertised",
+    );
+    let nodes = |nodes, sentence: &str| check(FILE, &[], &[(Key::Nodes, nodes)], sentence);
+    nodes("1=one:9192,2=two:0", "--nodes: node 2 cannot be reached at two:0: port 0 is none");
+    nodes("1=one:9192,2=two:9192,3=one:9192", "--nodes: nodes 1 and 3 cannot both be at one:9192");
+    with_node("id = 9\naddress = \"one:9192\"", "kauri.toml line 17: nodes 1 and 9 cannot both be at one:9192");
+
     check("", &[], &[], "node is missing: set it in the configuration file, with KAURI_NODE, or with --node");
     check(
         "node = 1",

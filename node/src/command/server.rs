@@ -87,6 +87,7 @@ impl Server {
         let check_only = self.check_config;
         let settings = self.settings()?;
         if check_only {
+            DataDirectory::check(&settings.data_directory)?;
             return say(&summary(&settings));
         }
         let ServerSettings { config, data_directory, listen, peer_listen, log_format, log_level } = settings;

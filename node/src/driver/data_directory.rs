@@ -39,13 +39,8 @@ impl DataDirectory {
     /// before anything is created in it: the flag most likely names the wrong one.
     pub fn open(path: &Path) -> Result<Self, DataDirectoryError> {
         let unusable = |error| DataDirectoryError::Unusable { path: path.to_owned(), error };
-        match fs::metadata(path) {
-            Ok(metadata) if !metadata.is_dir() => {
-                return Err(DataDirectoryError::NotADirectory { path: path.to_owned() });
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => create_durably(path).map_err(unusable)?,
-            Err(error) => return Err(unusable(error)),
+        if !Self::check(path)? {
+            create_durably(path).map_err(unusable)?;
         }
         for entry in fs::read_dir(path).map_err(unusable)? {
             let name = entry.map_err(unusable)?.file_name();
@@ -61,6 +56,20 @@ impl DataDirectory {
             Err(TryLockError::Error(error)) => return Err(unusable(error)),
         }
         Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Whether there is such a directory. What is there and is none is an error.
+    pub fn check(path: &Path) -> Result<bool, DataDirectoryError> {
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => Ok(true),
+            Ok(_) => Err(DataDirectoryError::NotADirectory { path: path.to_owned() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            // A part of the path is a file.
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                Err(DataDirectoryError::NotADirectory { path: path.to_owned() })
+            }
+            Err(error) => Err(DataDirectoryError::Unusable { path: path.to_owned(), error }),
+        }
     }
 
     pub fn path(&self) -> &Path {

@@ -1,6 +1,6 @@
 //! The settings of one server, read from its layers.
 
-use std::{fmt, io, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, fmt, io, path::PathBuf, str::FromStr};
 
 use kauri_core::{
     config::{ConfigError, Endpoint, NodeConfig, PeerConfig},
@@ -59,6 +59,12 @@ pub enum SettingsError {
          with advertised in the configuration file, KAURI_ADVERTISED, or --advertised"
     )]
     AdvertisedMissing { listen: Endpoint },
+    #[error("{origin}: clients cannot connect to {endpoint}, so they cannot be told that address")]
+    AdvertisedUnreachable { origin: Origin, endpoint: Endpoint },
+    #[error("{origin}: node {node} cannot be reached at {address}: port 0 is none")]
+    PeerPort { origin: Origin, node: NodeId, address: String },
+    #[error("{origin}: nodes {first} and {second} cannot both be at {address}")]
+    PeersAtOnePlace { origin: Origin, first: NodeId, second: NodeId, address: String },
     #[error("{0}")]
     Config(#[from] ConfigError),
 }
@@ -79,8 +85,12 @@ impl ServerSettings {
         let default_listen = Endpoint { host: "127.0.0.1".to_owned(), port: 9092 };
         let listen: Endpoint = values.optional(Key::Listen, ENDPOINT)?.unwrap_or(default_listen);
         let advertised = match values.optional(Key::Advertised, ENDPOINT)? {
+            Some(endpoint) if !can_be_dialled(&endpoint) => {
+                let origin = values.origin(Key::Advertised);
+                return Err(SettingsError::AdvertisedUnreachable { origin, endpoint });
+            }
             Some(advertised) => advertised,
-            None if is_wildcard(&listen.host) => return Err(SettingsError::AdvertisedMissing { listen }),
+            None if !can_be_dialled(&listen) => return Err(SettingsError::AdvertisedMissing { listen }),
             None => listen.clone(),
         };
         let peer_listen = match values.optional(Key::PeerListen, ENDPOINT)? {
@@ -101,6 +111,7 @@ impl ServerSettings {
         values.replace(&mut config.wal_budget_bytes, Key::WalBudgetBytes, NUMBER)?;
         values.replace(&mut config.segment_bytes, Key::SegmentBytes, NUMBER)?;
         config.check()?;
+        values.check_addresses(&config.peers)?;
 
         Ok(Self {
             config,
@@ -130,6 +141,29 @@ impl Values {
             })
         };
         values.iter().map(parse).collect()
+    }
+
+    /// Where a value that is there was written.
+    fn origin(&self, key: Key) -> Origin {
+        let (_, origin) = self.0.values[&key].last().expect("a value was found here");
+        origin.clone()
+    }
+
+    /// Whether peers can dial each node where it is said to be, and find that node there and no other.
+    fn check_addresses(&self, peers: &[PeerConfig]) -> Result<(), SettingsError> {
+        let mut places: BTreeMap<&str, NodeId> = BTreeMap::new();
+        // Each is parsed from the value in the same place.
+        for (peer, (_, origin)) in peers.iter().zip(&self.0.values[&Key::Nodes]) {
+            let (node, address, origin) = (peer.node, peer.address.clone(), origin.clone());
+            let endpoint: Endpoint = address.parse().expect("addresses of nodes were parsed");
+            if endpoint.port == 0 {
+                return Err(SettingsError::PeerPort { origin, node, address });
+            }
+            if let Some(first) = places.insert(&peer.address, node) {
+                return Err(SettingsError::PeersAtOnePlace { origin, first, second: node, address });
+            }
+        }
+        Ok(())
     }
 
     fn optional<T: Parse>(&self, key: Key, expected: &'static str) -> Result<Option<T>, SettingsError> {
@@ -235,9 +269,10 @@ fn missing(key: Key) -> SettingsError {
     SettingsError::Missing { key: key.name(), variable: key.variable(), flag: key.flag() }
 }
 
-/// Addresses that mean "all of this machine's": good to listen on, useless to dial.
-fn is_wildcard(host: &str) -> bool {
-    matches!(host, "0.0.0.0" | "::" | "*")
+/// Whether somebody else can connect there. A port of 0 means any free one, and some addresses mean all of this
+/// machine's: both are good to listen on only.
+fn can_be_dialled(endpoint: &Endpoint) -> bool {
+    endpoint.port != 0 && !matches!(endpoint.host.as_str(), "0.0.0.0" | "::" | "[::]" | "*")
 }
 
 fn meant(nearest: Option<&str>) -> impl fmt::Display {
