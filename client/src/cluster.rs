@@ -246,7 +246,7 @@ impl Cluster {
         ready
     }
 
-    /// Why the last attempt to reach a broker failed, for people.
+    /// Where and why the last attempt to reach a broker failed, for people.
     pub fn last_failure(&self) -> &str {
         &self.last_failure
     }
@@ -291,6 +291,7 @@ impl Cluster {
             }
             Input::Frame(id, frame) => self.receive(now, id, frame),
             Input::Closed(id) => self.lose(now, id, "the connection was closed or refused"),
+            Input::Unreachable(id, reason) => self.lose(now, id, &reason),
         }
     }
 
@@ -410,7 +411,9 @@ impl Cluster {
         if self.by_place.get(&link.place) == Some(&id) {
             self.by_place.remove(&link.place);
         }
-        self.last_failure = reason.to_owned();
+        // An IPv6 address has colons of its own.
+        let brackets = if link.host.contains(':') { ("[", "]") } else { ("", "") };
+        self.last_failure = format!("{}{}{}:{}: {reason}", brackets.0, link.host, brackets.1, link.port);
         let established = link.give_up.is_none();
         let retry = self.retries.entry(link.place).or_default();
         retry.pause = if established || retry.pause.is_zero() {

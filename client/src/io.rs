@@ -42,6 +42,8 @@ pub enum Input {
     Frame(ConnectionId, Bytes),
     /// Closed by the other side, failed, or could not be established. Nothing follows.
     Closed(ConnectionId),
+    /// Could not be established, for a reason that people understand. Nothing follows.
+    Unreachable(ConnectionId, String),
 }
 
 /// What the client wants done; one value is reused for every turn and emptied by the driver.

@@ -4,7 +4,10 @@ mod support;
 
 use std::time::Duration;
 
-use kauri_client::cluster::{CallError, CallId, Cluster, Target};
+use kauri_client::{
+    cluster::{CallError, CallId, Cluster, Target},
+    io::{Effects, Input, Now},
+};
 use kauri_protocol::messages::{DescribeClusterRequest, Response};
 use support::{
     cluster_config,
@@ -54,6 +57,23 @@ fn a_dead_broker_is_dialled_again_with_growing_pauses() {
     world.up(1);
     let id = call(&world, &mut cluster, Target::Node(1));
     assert!(finish(&mut world, &mut cluster, id).is_ok());
+}
+
+#[test]
+fn a_failure_says_where_it_was_and_why() {
+    let mut config = cluster_config();
+    config.bootstrap = vec![("nowhere.invalid".to_owned(), 9092)];
+    let mut cluster = Cluster::new(config);
+    let now = Now::default();
+    let id = cluster.call(now, Target::Any, DescribeClusterRequest::default());
+    let mut effects = Effects::default();
+    cluster.poll(now, &mut effects);
+    let dialled = effects.dials.pop().unwrap().connection;
+    cluster.handle(now, Input::Unreachable(dialled, "Name or service not known".to_owned()));
+    cluster.poll(Now { monotonic: now.monotonic + MINUTE, ..now }, &mut effects);
+    let reason = "nowhere.invalid:9092: Name or service not known".to_owned();
+    let answers: Vec<_> = std::iter::from_fn(|| cluster.next_answer()).collect();
+    assert_eq!(answers, [(id, Err(CallError::Unreachable(reason)))]);
 }
 
 #[test]

@@ -208,6 +208,13 @@ fn what_is_wrong_is_said_with_the_flag_that_names_it() {
 }
 
 #[test]
+fn a_host_that_cannot_be_found_is_named() {
+    let sentence = fails(&["topic", "list", "--bootstrap", "nowhere.invalid:9092", "--timeout", "1"], 1);
+    let (_, reason) = sentence.split_once("nowhere.invalid:9092: ").expect(&sentence);
+    assert!(reason.contains("lookup"), "{sentence}");
+}
+
+#[test]
 fn a_configuration_is_checked_without_touching_anything() {
     let root = tempfile::tempdir().unwrap();
     let (file, data) = (root.path().join("kauri.toml"), root.path().join("data"));

@@ -120,7 +120,7 @@ async fn drive<M: Machine>(shared: Arc<Shared<M>>) {
             let now = shared.clock.now();
             let mut taken = 0;
             while let Some(input) = first.take().or_else(|| inputs.try_recv().ok()) {
-                if let Input::Closed(connection) = input {
+                if let Input::Closed(connection) | Input::Unreachable(connection, _) = input {
                     sockets.forget(connection);
                 }
                 state.machine.handle(now, input);

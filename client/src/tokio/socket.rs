@@ -1,7 +1,7 @@
 //! Connections: one task each, which connects, reads frames and writes frames.
 //!
 //! Invariant: frames are written in the order in which they were handed over, whole or not at all unless the connection
-//! ends; a connection ends with one [`Input::Closed`], unless it is closed from this side.
+//! ends; a connection ends with one [`Input::Closed`] or [`Input::Unreachable`], unless it is closed from this side.
 
 use std::{
     collections::BTreeMap,
@@ -172,10 +172,15 @@ impl Drop for Account {
 /// The account is dropped after the frames, so that it covers every frame that was ever taken.
 async fn run(dial: Dial, inputs: mpsc::Sender<Input>, account: Account, frames: mpsc::UnboundedReceiver<Vec<Bytes>>) {
     let connection = dial.connection;
-    if let Ok(stream) = TcpStream::connect((dial.host.as_str(), dial.port)).await
-        && stream.set_nodelay(true).is_ok()
-        && inputs.send(Input::Connected(connection)).await.is_ok()
-    {
+    let stream = match TcpStream::connect((dial.host.as_str(), dial.port)).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            // As at the end.
+            let _ = inputs.send(Input::Unreachable(connection, error.to_string())).await;
+            return;
+        }
+    };
+    if stream.set_nodelay(true).is_ok() && inputs.send(Input::Connected(connection)).await.is_ok() {
         let (reader, writer) = stream.into_split();
         // Whichever ends first ends the connection; why is of no use to the state machine.
         ::tokio::select! {
