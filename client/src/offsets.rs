@@ -137,6 +137,11 @@ impl Offsets {
         self.done.retain(|(done, _)| *done != id);
     }
 
+    /// Why a search in progress has found nothing yet, for people.
+    pub fn last_failure(&self, id: SearchId) -> Option<&str> {
+        self.searches.get(&id).map(|search| search.last.as_str())
+    }
+
     pub fn next_result(&mut self) -> Option<(SearchId, SearchResult)> {
         self.done.pop_front()
     }
@@ -167,6 +172,7 @@ impl Offsets {
                 continue;
             };
             if !cluster.prepare(leader) {
+                search.last = format!("its leader, node {leader}, is not reached: {}", cluster.last_failure());
                 continue;
             }
             let plan = plans.entry(leader).or_default();

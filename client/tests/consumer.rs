@@ -319,6 +319,45 @@ fn a_missing_topic_is_told_once_and_read_when_it_comes() {
 }
 
 #[test]
+fn what_does_not_pass_can_be_told_from_waiting_for_records() {
+    let mut world = world();
+    let mut consumer = consumer(ConsumerConfig::default());
+    consumer.assign("t", 0, Start::Offset(0));
+    consumer.assign("t", 1, Start::Offset(0));
+    world.run(&mut consumer, Duration::from_secs(5));
+    assert_eq!(
+        (consumer.failing("t", 0), consumer.failing("t", 1)),
+        (None, None),
+        "there are no records, and no errors"
+    );
+
+    let begun = world.now.monotonic;
+    let errors = vec![ErrorCode::NotLeaderOrFollower; 10_000];
+    world.brokers.fetch_errors.insert(("t".into(), 0), errors.into());
+    // The broker waits for records before it looks again.
+    fill(&mut world, 0, 1, 1);
+    world.run(&mut consumer, MINUTE);
+    let failing = consumer.failing("t", 0).unwrap();
+    assert!(failing.since.since(begun) < Duration::from_secs(5), "{failing:?}");
+    assert_eq!(failing.last, ErrorCode::NotLeaderOrFollower.to_string());
+    assert_eq!(consumer.failing("t", 1), None);
+    assert_eq!(consumer.next_error(), None);
+
+    world.brokers.fetch_errors.clear();
+    assert_eq!(read(&mut world, &mut consumer, 1)[&0], [0]);
+    assert_eq!(consumer.failing("t", 0), None);
+
+    let begun = world.now.monotonic;
+    (1..=3).for_each(|node| world.down(node));
+    world.run(&mut consumer, MINUTE);
+    for partition in [0, 1] {
+        let failing = consumer.failing("t", partition).unwrap();
+        assert!(failing.since.since(begun) < Duration::from_secs(5), "{failing:?}");
+        assert!(failing.last.contains("is not reached"), "{failing:?}");
+    }
+}
+
+#[test]
 fn a_refusal_for_good_stops_the_partition() {
     let mut world = world();
     let errors = world.brokers.fetch_errors.entry(("t".into(), 0)).or_default();

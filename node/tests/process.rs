@@ -160,6 +160,25 @@ fn topics_records_and_benchmarks_from_the_command_line() {
 }
 
 #[test]
+fn a_consumer_whose_cluster_is_gone_gives_up() {
+    let cluster = Cluster::start(&["--ephemeral", "--nodes", "1"]);
+    prints(&cluster, "first\n", &["produce", "orders"]);
+    let mut command = kauri();
+    command.args(["consume", "orders", "--timeout", "1", "--bootstrap", &cluster.bootstrap[0]]);
+    let mut consumer = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(consumer.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "first\n");
+    cluster.stop();
+
+    let Output { status, stderr, .. } = consumer.wait_with_output().unwrap();
+    let sentence = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{sentence}");
+    assert!(sentence.starts_with("kauri: partition 0 of topic orders could not be read for 1 s: "), "{sentence}");
+    assert!(sentence.ends_with("or give them longer with --timeout\n"), "{sentence}");
+}
+
+#[test]
 fn an_ephemeral_cluster_leaves_nothing() {
     let cluster = Cluster::start(&["--ephemeral", "--nodes", "1"]);
     let directory = cluster.directory.clone();

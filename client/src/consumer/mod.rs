@@ -10,7 +10,7 @@ mod record;
 mod session;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -22,7 +22,7 @@ use kauri_protocol::{
 
 pub use self::{
     config::{ConsumerConfig, OffsetReset, Start},
-    record::{ConsumeError, ConsumedBatch, ConsumedRecord, PartitionError},
+    record::{ConsumeError, ConsumedBatch, ConsumedRecord, Failing, PartitionError},
 };
 use self::{
     partition::{Next, Partition, State},
@@ -186,6 +186,16 @@ impl Consumer {
         self.partitions.get(&(Str::from(topic), partition))?.high_watermark
     }
 
+    /// Why an assigned partition is not read at present although nothing is wrong for good, and since when.
+    pub fn failing(&self, topic: &str, partition: i32) -> Option<Failing> {
+        let known = self.partitions.get(&(Str::from(topic), partition))?;
+        let failing = known.failing.clone()?;
+        match known.search().and_then(|search| self.offsets.last_failure(search)) {
+            Some(last) => Some(Failing { last: last.to_owned(), ..failing }),
+            None => Some(failing),
+        }
+    }
+
     /// The next record, over all partitions. An error ends its partition, see [`Consumer::next_error`].
     pub fn next_record(&mut self) -> Option<ConsumedRecord> {
         loop {
@@ -326,6 +336,8 @@ impl Consumer {
                 let id = self.offsets.search(now, &place.0, place.1, at, None);
                 *search = Some(id);
                 self.starts.insert(id, place.clone());
+                // Until it is found; why it is not is known by the search.
+                partition.failed(now, String::new());
             }
         }
     }
@@ -364,6 +376,11 @@ impl Consumer {
                     let (topic, partition) = place.clone();
                     self.errors.push_back(PartitionError { topic, partition, error: ConsumeError::Missing });
                 }
+                let last = match error.filter(|error| error.is_error()) {
+                    Some(error) => error.to_string(),
+                    None => "its leader is not known".to_owned(),
+                };
+                partition.failed(now, last);
                 partition.back_off(now, &self.config);
                 self.cluster.refresh_metadata();
                 continue;
@@ -379,7 +396,15 @@ impl Consumer {
         for (node, wants) in plans {
             let broker = self.brokers.entry(node).or_default();
             let enough = free >= self.config.fetch_bytes.min(self.config.prefetch_bytes);
-            if !broker.is_free(now) || !enough || !self.cluster.prepare(node) {
+            if !broker.is_free(now) || !enough {
+                continue;
+            }
+            if !self.cluster.prepare(node) {
+                let last = format!("its leader, node {node}, is not reached: {}", self.cluster.last_failure());
+                for place in wants.keys() {
+                    let partition = self.partitions.get_mut(place).expect("what is wanted is assigned");
+                    partition.failed(now, last.clone());
+                }
                 continue;
             }
             let bytes = self.config.fetch_bytes.min(free);
@@ -408,6 +433,11 @@ impl Consumer {
                 .find(|broker| broker.fetch.as_ref().is_some_and(|fetch| fetch.call == call))
                 .expect("every call is a search or a fetch");
             let fetch = broker.fetch.take().expect("it was just found");
+            let last = match &answer {
+                Ok(Response::Fetch(response)) => response.error_code.to_string(),
+                Ok(_) => unreachable!("a response is decoded as its request's API"),
+                Err(error) => error.to_string(),
+            };
             let error = match answer {
                 Ok(Response::Fetch(response)) if response.error_code.is_ok() => {
                     broker.session.advance(response.session_id);
@@ -421,6 +451,12 @@ impl Consumer {
                 Err(CallError::Disconnected | CallError::TimedOut | CallError::Unreachable(_)) => None,
             };
             broker.session.end();
+            for (place, (generation, _)) in &fetch.asked {
+                let partition = self.partitions.get_mut(place);
+                if let Some(partition) = partition.filter(|partition| partition.generation == *generation) {
+                    partition.failed(now, last.clone());
+                }
+            }
             match error {
                 // The next request starts another session.
                 Some(ConsumeError::Refused(
@@ -447,6 +483,18 @@ impl Consumer {
     }
 
     fn take_response(&mut self, now: Now, fetch: Fetch, response: FetchResponse) {
+        // A session's answer leaves out partitions about which there is nothing to say. Those with errors are not.
+        let said: BTreeSet<Place> = response
+            .responses
+            .iter()
+            .flat_map(|topic| topic.partitions.iter().map(|answer| (topic.topic.clone(), answer.partition_index)))
+            .collect();
+        for (place, (generation, _)) in fetch.asked.iter().filter(|(place, _)| !said.contains(*place)) {
+            let partition = self.partitions.get_mut(place);
+            if let Some(partition) = partition.filter(|partition| partition.generation == *generation) {
+                partition.failing = None;
+            }
+        }
         for topic in response.responses {
             let name = topic.topic;
             for answer in topic.partitions {
@@ -492,6 +540,7 @@ impl Consumer {
                 }
             }
             error if error.is_retriable() => {
+                partition.failed(now, error.to_string());
                 let hint = &answer.current_leader;
                 if !self.cluster.learn_leader(&place.0, place.1, hint, &[]) {
                     partition.back_off(now, &self.config);

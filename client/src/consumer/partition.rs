@@ -17,7 +17,7 @@ use kauri_protocol::{
 
 use super::{
     config::{ConsumerConfig, Start},
-    record::{ConsumeError, ConsumedBatch},
+    record::{ConsumeError, ConsumedBatch, Failing},
     session::Place,
 };
 use crate::{
@@ -61,6 +61,8 @@ pub(super) struct Partition {
     pause: Duration,
     /// Whether it was reported that the partition does not exist.
     pub(super) missing_told: bool,
+    /// What may pass and has not yet.
+    pub(super) failing: Option<Failing>,
     pub(super) high_watermark: Option<i64>,
     chunks: VecDeque<Chunk>,
     pub(super) buffered_bytes: usize,
@@ -85,6 +87,7 @@ impl Partition {
             not_before: Monotonic::default(),
             pause: Duration::ZERO,
             missing_told: false,
+            failing: None,
             high_watermark: None,
             chunks: VecDeque::new(),
             buffered_bytes: 0,
@@ -94,6 +97,7 @@ impl Partition {
     }
 
     fn begin(&mut self, start: Start) {
+        self.failing = None;
         match start {
             Start::Offset(offset) => self.read_from(offset),
             Start::Earliest | Start::Latest | Start::Timestamp(_) => {
@@ -122,6 +126,7 @@ impl Partition {
         self.position = Some(offset);
         self.fetch_offset = offset;
         self.state = State::Reading;
+        self.failing = None;
     }
 
     /// Drops what was fetched and not handed out; it is fetched again.
@@ -147,7 +152,14 @@ impl Partition {
         self.not_before = now.monotonic + self.pause;
     }
 
+    /// Something went wrong that may pass.
+    pub(super) fn failed(&mut self, now: Now, last: String) {
+        let since = self.failing.take().map_or(now.monotonic, |failing| failing.since);
+        self.failing = Some(Failing { since, last });
+    }
+
     pub(super) fn succeeded(&mut self) {
+        self.failing = None;
         self.pause = Duration::ZERO;
         self.missing_told = false;
     }

@@ -7,7 +7,7 @@ use kauri_protocol::{
     wire::Str,
 };
 
-use crate::{connection::SendError, offsets::OffsetError};
+use crate::{connection::SendError, io::Monotonic, offsets::OffsetError};
 
 /// A record; key, value and headers are slices of what the broker sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +92,15 @@ pub enum ConsumeError {
     Damaged { offset: i64, error: BatchError },
     #[error("the broker sent less than one batch at offset {offset}, which will not change")]
     Incomplete { offset: i64 },
+}
+
+/// A partition is not read at present, and the consumer goes on trying.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// Since then nothing that was asked about the partition was answered well.
+    pub since: Monotonic,
+    /// What happened last, for people.
+    pub last: String,
 }
 
 impl ConsumeError {

@@ -104,6 +104,15 @@ impl Handle {
         self.task.with(|task, _| task.consumer.position(topic, partition))
     }
 
+    /// See [`Consumer::failing`]: for how long already, and what happened last.
+    #[must_use]
+    pub fn failing(&self, topic: &str, partition: i32) -> Option<(Duration, String)> {
+        self.task.with(|task, now| {
+            let failing = task.consumer.failing(topic, partition)?;
+            Some((now.monotonic.since(failing.since), failing.last))
+        })
+    }
+
     /// See [`Consumer::high_watermark`].
     #[must_use]
     pub fn high_watermark(&self, topic: &str, partition: i32) -> Option<i64> {

@@ -19,6 +19,8 @@ use super::{
 
 /// How often a consumer that shall stop at the end looks whether it is there: empty partitions bring no records.
 const END_CHECK: Duration = Duration::from_millis(20);
+/// How often one that follows a topic looks whether there is still hope.
+const HOPE_CHECK: Duration = Duration::from_millis(250);
 
 /// Prints the records of a topic
 #[derive(Debug, Args)]
@@ -58,24 +60,20 @@ impl Consume {
 
     async fn consume(self) -> Result<(), Failure> {
         let assigned = partitions(&self.cluster, &self.topic, &self.partition).await?;
-        let mut ends = match self.exit {
+        let ends = match self.exit {
             true => Some(Ends::find(&self.cluster, &self.topic, &assigned).await?),
             false => None,
         };
         let consumer = Handle::start(self.cluster.config(), ConsumerConfig::default());
         assigned.iter().for_each(|partition| consumer.assign(&self.topic, *partition, self.offset));
 
+        let timeout = self.cluster.timeout();
+        let reading = Reading { consumer: &consumer, topic: &self.topic, partitions: &assigned, ends, timeout };
         let mut left = self.count.unwrap_or(u64::MAX);
         let mut text = Vec::new();
         while left > 0 {
-            let batch = match &mut ends {
-                None => next_batch(&consumer).await?,
-                Some(ends) => match ends.next_batch(&consumer, &self.topic).await? {
-                    Some(batch) => batch,
-                    None => break,
-                },
-            };
-            let end = ends.as_ref().and_then(|ends| ends.of(batch.partition));
+            let Some(batch) = reading.next_batch().await? else { break };
+            let end = reading.ends.as_ref().and_then(|ends| ends.of(batch.partition));
             for record in batch {
                 let record = record.map_err(Failure::DamagedBatch)?;
                 if left == 0 || end.is_some_and(|end| record.offset >= end) {
@@ -118,7 +116,7 @@ pub(super) async fn partitions(cluster: &Cluster, topic: &str, named: &[i32]) ->
 }
 
 /// The next batch. What may pass is said and waited for.
-pub(super) async fn next_batch(consumer: &Handle) -> Result<ConsumedBatch, Failure> {
+async fn next_batch(consumer: &Handle) -> Result<ConsumedBatch, Failure> {
     loop {
         match consumer.next_batch().await {
             Ok(batch) => return Ok(batch),
@@ -148,28 +146,64 @@ impl Ends {
     fn of(&self, partition: i32) -> Option<i64> {
         self.0.get(&partition).copied()
     }
+}
 
-    /// The next batch, or nothing once all partitions are read to their ends.
-    pub(super) async fn next_batch(
-        &mut self,
-        consumer: &Handle,
-        topic: &str,
-    ) -> Result<Option<ConsumedBatch>, Failure> {
-        let next = next_batch(consumer);
-        let mut next = std::pin::pin!(next);
+/// Partitions of a topic as they are read, perhaps up to where they end.
+pub(super) struct Reading<'a> {
+    pub(super) consumer: &'a Handle,
+    pub(super) topic: &'a str,
+    pub(super) partitions: &'a [i32],
+    pub(super) ends: Option<Ends>,
+    /// How long errors are borne that may pass.
+    pub(super) timeout: Duration,
+}
+
+impl Reading<'_> {
+    /// The next batch, or nothing once all partitions are read to their ends. Waiting for records has no limit, but
+    /// there must be one partition at least that answers.
+    pub(super) async fn next_batch(&self) -> Result<Option<ConsumedBatch>, Failure> {
+        let check = if self.ends.is_some() { END_CHECK } else { HOPE_CHECK };
+        let mut next = std::pin::pin!(next_batch(self.consumer));
         loop {
-            if self.0.iter().all(|(partition, end)| {
-                // A partition without records has nothing that could be waited for.
-                *end == 0 || consumer.position(topic, *partition).is_some_and(|position| position >= *end)
-            }) {
+            let unfinished: Vec<i32> = self.unfinished().collect();
+            if unfinished.is_empty() {
                 return Ok(None);
             }
             tokio::select! {
+                biased;
                 batch = &mut next => return batch.map(Some),
-                () = sleep_until(Instant::now() + END_CHECK) => {}
+                () = sleep_until(Instant::now() + check) => {}
+            }
+            let state = unfinished.into_iter().map(|at| (at, self.consumer.failing(self.topic, at)));
+            if let Some((partition, last)) = without_hope(state, self.timeout) {
+                let (topic, seconds) = (self.topic.to_owned(), self.timeout.as_secs());
+                return Err(Failure::NotReadInTime { topic, partition, seconds, last });
             }
         }
     }
+
+    /// Partitions from which something is still to come.
+    fn unfinished(&self) -> impl Iterator<Item = i32> {
+        self.partitions.iter().copied().filter(|partition| {
+            let Some(ends) = &self.ends else { return true };
+            let end = ends.of(*partition).unwrap_or(0);
+            // A partition without records has nothing that could be waited for.
+            end > 0 && self.consumer.position(self.topic, *partition).is_none_or(|position| position < end)
+        })
+    }
+}
+
+/// The first of the partitions and what happened to it last, if for `timeout` there were only errors, in all of them.
+fn without_hope(
+    partitions: impl IntoIterator<Item = (i32, Option<(Duration, String)>)>,
+    timeout: Duration,
+) -> Option<(i32, String)> {
+    let mut first = None;
+    for (partition, failing) in partitions {
+        let (_, last) = failing.filter(|(failing_for, _)| *failing_for >= timeout)?;
+        first.get_or_insert((partition, last));
+    }
+    first
 }
 
 fn start(text: &str) -> Result<Start, &'static str> {
@@ -186,6 +220,16 @@ fn start(text: &str) -> Result<Start, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reading_is_given_up_when_there_were_only_errors_everywhere_for_long() {
+        let timeout = Duration::from_secs(20);
+        let failing = |seconds, last: &str| Some((Duration::from_secs(seconds), last.to_owned()));
+        let without_hope = |states: &[Option<(Duration, String)>]| without_hope((0..).zip(states.to_vec()), timeout);
+        assert_eq!(without_hope(&[failing(20, "a"), failing(30, "b")]), Some((0, "a".to_owned())));
+        assert_eq!(without_hope(&[failing(20, "a"), failing(19, "b")]), None, "one of them may still come back");
+        assert_eq!(without_hope(&[None, failing(30, "b")]), None, "one of them answers");
+    }
 
     #[test]
     fn a_start_is_a_word_an_offset_or_a_time() {

@@ -67,6 +67,11 @@ pub(crate) enum Failure {
     NotWritten { number: u64, error: ProduceFailure },
     #[error("{0}")]
     NotRead(PartitionError),
+    #[error(
+        "partition {partition} of topic {topic} could not be read for {seconds} s: {last}; see whether its brokers are up, \
+         or give them longer with --timeout"
+    )]
+    NotReadInTime { topic: String, partition: i32, seconds: u64, last: String },
     #[error("a batch of records is damaged: {0}")]
     DamagedBatch(BatchError),
     #[error("{0} records were not written")]
@@ -92,17 +97,18 @@ impl Failure {
             | Self::Output(_)
             | Self::NodeEnded { .. }
             | Self::NotStopped { .. }
+            | Self::Hurried
             | Self::Cluster(_)
             | Self::Topic { .. }
             | Self::NoTopic(_)
             | Self::NoPartition { .. }
             | Self::NoEnd { .. }
-            | Self::Hurried
             | Self::Input(_)
             | Self::Line { .. }
             | Self::NotSent { .. }
             | Self::NotWritten { .. }
             | Self::NotRead(_)
+            | Self::NotReadInTime { .. }
             | Self::DamagedBatch(_)
             | Self::BenchFailures(_)
             | Self::File { .. }

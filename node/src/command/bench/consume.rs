@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Run;
 use crate::command::{
     cluster::Cluster,
-    consume::{Ends, partitions},
+    consume::{Ends, Reading, partitions},
     failure::Failure,
 };
 
@@ -43,8 +43,10 @@ pub(super) struct Consume {
 impl Consume {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let assigned = partitions(&self.cluster, &self.topic, &[]).await?;
-        let mut ends = Ends::find(&self.cluster, &self.topic, &assigned).await?;
+        let ends = Ends::find(&self.cluster, &self.topic, &assigned).await?;
         let consumer = Handle::start(self.cluster.config(), ConsumerConfig::default());
+        let (ends, timeout) = (Some(ends), self.cluster.timeout());
+        let reading = Reading { consumer: &consumer, topic: &self.topic, partitions: &assigned, ends, timeout };
         let run = Run::start();
         assigned.iter().for_each(|partition| consumer.assign(&self.topic, *partition, Start::Earliest));
         let deadline = self.seconds.map(|seconds| run.start + Duration::from_secs(seconds));
@@ -55,7 +57,7 @@ impl Consume {
             {
                 break;
             }
-            let Some(mut batch) = ends.next_batch(&consumer, &self.topic).await? else { break };
+            let Some(mut batch) = reading.next_batch().await? else { break };
             let waited = asked.elapsed();
             let (mut records, mut bytes) = (0, 0);
             while let Some(record) = batch.next_plain() {
