@@ -259,7 +259,7 @@ mod tests {
         holder.hold(ALLOWANCE_BYTES + 100);
         assert_eq!(now(waiter.room(usize::MAX)), Some(ALLOWANCE_BYTES));
         waiter.hold(ALLOWANCE_BYTES);
-        assert_eq!(now(scarcity.changed()).is_some(), false, "nobody waits");
+        assert!(now(scarcity.changed()).is_none(), "nobody waits");
         {
             let room = pin!(waiter.room(10));
             assert_eq!(now(room), None);
