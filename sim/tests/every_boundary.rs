@@ -36,7 +36,8 @@ const CHAOS: Span = Span::milliseconds(2_200);
 
 fn plan(seed: u64, sector: u64, mode: char, faults: &str) -> Plan {
     let text = format!(
-        "seed {seed}\nchaos {CHAOS}\nheal 20s\nconfiguration wal_file_bytes=65536 segment_bytes=1048576\n\
+        "seed {seed}\nchaos {CHAOS}\nheal 20s\n\
+         configuration wal_file_bytes=65536 wal_budget_bytes=524288 checkpoint_interval=500ms segment_bytes=1048576\n\
          network delay=constant:50us loss=0 fragment=0 bytes_per_microsecond=125\n\
          sockets buffer_bytes=65536 give_up=2s..5s dial_timeout=1s\n\
          node voter=true operation=50us sync=500us bytes_per_microsecond=500 depth=4 sector={sector} \
