@@ -363,7 +363,8 @@ fn every_kind_of_fault_bites_in_some_seed() {
     }
     assert!(acknowledged > 40 * 500, "{acknowledged}");
     // The toy has no window to exhaust, sends too little to fill a buffer, writes one sector at a time, and creates its
-    // only file before the first fault; it has no copies that damage could be repaired from.
+    // only file before the first fault; it has no copies that damage could be repaired from, and no state that another
+    // could send.
     let unreachable = [
         Bite::CreditExhausted,
         Bite::BufferFull,
@@ -383,6 +384,7 @@ fn every_kind_of_fault_bites_in_some_seed() {
         Bite::StaleRead,
         Bite::Wipe,
         Bite::Rollback,
+        Bite::StateTransfer,
     ];
     let idle: Vec<&str> = Bite::ALL
         .iter()
