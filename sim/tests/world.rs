@@ -18,7 +18,7 @@ use kauri_core::{
 use kauri_sim::{
     bites::{Bite, Bites},
     client::{Client, ClientEffects, ClientInput, ClientSocket, host},
-    core::{Core, Depth, NodeView},
+    core::{Core, Depth, Members, NodeView},
     failure::Failure,
     history::{History, Partition, Value},
     plan::Plan,
@@ -215,6 +215,10 @@ impl<const SYNCS: bool> Core for Toy<SYNCS> {
     }
 
     fn partitions(&self) -> Vec<(String, i32, GroupId)> {
+        Vec::new()
+    }
+
+    fn members(&self) -> Vec<Members> {
         Vec::new()
     }
 }

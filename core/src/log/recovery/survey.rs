@@ -446,7 +446,7 @@ impl Survey {
         if offset >= self.files[&file] {
             return Ok(Found::Nothing);
         }
-        let Some(bytes) = self.window.bytes(file, offset, HEADER_BYTES) else { return Ok(Found::Wait) };
+        let Some(bytes) = self.window.readable_bytes(file, offset, HEADER_BYTES)? else { return Ok(Found::Wait) };
         match Header::decode(&bytes, self.rules.key) {
             Ok((header, crc)) if (self.rules.belongs)(&header, file, offset) => {
                 let size = self.files[&file];
@@ -493,7 +493,7 @@ impl Check {
                         return Ok(Some((Checksum::Fails, Checksum::Fails, file_size)));
                     }
                     let length = usize::try_from(header.directories_length()).expect("it lies within the file");
-                    let Some(bytes) = window.bytes(file, start, length) else { return Ok(None) };
+                    let Some(bytes) = window.readable_bytes(file, start, length)? else { return Ok(None) };
                     let own = header.directory.length as usize;
                     if bytes.len() != length
                         || !header.directory.matches(&bytes[..own])
@@ -521,7 +521,7 @@ impl Check {
                     }
                     let length = partial.left.min(WAL_READ_BYTES as u64);
                     let wanted = usize::try_from(length).expect("at most one piece");
-                    let Some(bytes) = window.bytes(file, partial.offset, wanted) else { return Ok(None) };
+                    let Some(bytes) = window.readable_bytes(file, partial.offset, wanted)? else { return Ok(None) };
                     if bytes.len() != wanted {
                         return Ok(Some((Checksum::Holds, Checksum::Fails, partial.offset)));
                     }
