@@ -30,6 +30,10 @@ pub enum Mutant {
     StaleRecordAccepted,
     /// Recovery goes on in the file that a crash cut short instead of in another one.
     ContinueCutFile,
+    /// Another replica's bytes are sent, and written over damaged ones, without a look at their checksums.
+    RepairUnverified,
+    /// Nobody looks for damage in the last finished chunk of a segment.
+    ScrubSkipsLastChunk,
 }
 
 /// The place in [`Mutant::ALL`] counted from 1; zero is none.
@@ -48,6 +52,8 @@ impl Mutant {
         Self::SwitchBeforeSync,
         Self::StaleRecordAccepted,
         Self::ContinueCutFile,
+        Self::RepairUnverified,
+        Self::ScrubSkipsLastChunk,
     ];
 
     pub fn name(self) -> &'static str {
@@ -63,6 +69,8 @@ impl Mutant {
             Self::SwitchBeforeSync => "switch-before-sync",
             Self::StaleRecordAccepted => "stale-record-accepted",
             Self::ContinueCutFile => "continue-cut-file",
+            Self::RepairUnverified => "repair-unverified",
+            Self::ScrubSkipsLastChunk => "scrub-skips-last-chunk",
         }
     }
 

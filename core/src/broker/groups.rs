@@ -110,6 +110,7 @@ impl Broker {
         self.report_proposed(id);
         self.dirty.remove(&id);
         self.transfers.forget(id);
+        self.repairs.forget(id);
         self.destroyed.insert(id);
         if let Machine::Partition(partition) = replica.machine {
             self.removals.push(partition.log.remove());

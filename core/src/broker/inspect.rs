@@ -1,6 +1,6 @@
 //! A running node seen from the inside: for the simulator's checks, metrics and tools. Never for decisions.
 
-use super::{Broker, replica::Machine};
+use super::{Broker, RepairCounts, ScrubCounts, replica::Machine};
 use crate::{
     ids::{BootNumber, CheckpointNumber, GroupId, LogIndex, NodeId, Offset, PartitionIndex, ReplicaId, Term, TopicId},
     log::segment::Content,
@@ -24,6 +24,10 @@ pub struct Inspection {
     /// Replicas that fetch a state which they missed, and how many did so since the start.
     pub receiving: usize,
     pub received: u64,
+    /// Groups with damage that is not repaired yet, and what was found and repaired since the start.
+    pub damaged: usize,
+    pub repairs: RepairCounts,
+    pub scrub: ScrubCounts,
     /// The newest checkpoint that counts.
     pub checkpoint: Option<CheckpointNumber>,
     pub outstanding: Outstanding,
@@ -124,6 +128,9 @@ impl Broker {
             wal_queued_bytes: self.wal.queued_bytes(),
             receiving: self.transfers.receiving(),
             received: self.transfers.received,
+            damaged: self.repairs.damaged(),
+            repairs: self.repairs.counts,
+            scrub: self.scrub.counts,
             checkpoint: self.checkpoints.newest(),
             outstanding: Outstanding {
                 requests,

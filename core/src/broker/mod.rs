@@ -24,8 +24,10 @@ mod producer_ids;
 mod proposals;
 mod raft;
 pub mod reads;
+mod repair;
 mod replica;
 mod runs;
+mod scrub;
 mod shutdown;
 mod slowdown;
 mod storage;
@@ -44,8 +46,10 @@ pub use append::Refusal;
 pub(crate) use apply::apply_entry;
 pub(crate) use checkpoint::{CheckpointStart, Kept};
 pub use inspect::{Depth, GroupInspection, Inspection, Outstanding};
+pub use repair::RepairCounts;
 pub(crate) use replica::Replica;
 pub(crate) use replica::{Machine, Partition};
+pub use scrub::ScrubCounts;
 pub use views::{Leader, View};
 
 use self::{
@@ -58,6 +62,8 @@ use self::{
     producer_ids::ProducerIds,
     proposals::ProposedBytes,
     reads::Reads,
+    repair::Repairs,
+    scrub::Scrub,
     shutdown::Shutdown,
     transfer::Transfers,
     watch::Watch,
@@ -143,6 +149,8 @@ pub struct Broker {
     watch: Watch,
     reads: Reads,
     transfers: Transfers,
+    repairs: Repairs,
+    scrub: Scrub,
     events: VecDeque<(RequestId, Event)>,
     tick_at: Monotonic,
     ticks: u64,
@@ -184,6 +192,8 @@ impl Broker {
             advertised: config.advertised.clone(),
             rack: config.rack.clone(),
         };
+        let is_damaged = |replica: &&Replica| replica.partition().is_some_and(|partition| partition.log.is_damaged());
+        let damaged = replicas.iter().filter(|(_, replica)| is_damaged(replica)).map(|(group, _)| *group).collect();
         let wal_full = wal.is_full();
         let stream = |purpose| Stream::new(config.seed, config.node, purpose, identity.boot.0);
         let mut peers = Peers::new(own, recovered, stream("peers"));
@@ -228,6 +238,8 @@ impl Broker {
             watch: Watch::default(),
             reads: Reads::default(),
             transfers: Transfers::default(),
+            repairs: Repairs::new(damaged),
+            scrub: Scrub::new(now.monotonic, &config, stream("scrub")),
             events: VecDeque::new(),
             tick_at: now.monotonic + limits::TICK,
             ticks: 0,
@@ -287,9 +299,12 @@ impl Broker {
             return Ok(());
         }
         if self.reads.owns(operation) {
-            return self.finish_read(operation, result);
+            return self.finish_read(now, operation, result);
         }
-        if self.keeper.handle(operation, &result)? || self.finish_checkpoint_operation(operation, &result)? {
+        if self.keeper.handle(operation, &result)?
+            || self.finish_checkpoint_operation(operation, &result)?
+            || self.finish_checkpoint_read(now, operation, &result)
+        {
             return Ok(());
         }
         self.finish_storage(operation, result)
@@ -306,6 +321,8 @@ impl Broker {
             self.campaign_where_due(now);
             self.advance_groups(now, effects);
             self.advance_transfers(now);
+            self.advance_repairs(now);
+            self.advance_scrub(now);
             self.advance_metadata(now, effects);
             self.send_forward_answers(now);
             if self.dirty.is_empty() && self.peer_events.is_empty() && self.wal_events.is_empty() {
@@ -401,7 +418,11 @@ impl Broker {
         let look = (!self.live_logs.is_empty()).then_some(self.flush_at);
         let checkpoint = self.checkpoint_deadline();
         let rest = [self.calls.next_deadline(), self.campaigns.at, self.formation.next_deadline(), look, checkpoint];
-        let rest = rest.into_iter().chain([self.transfers.next_deadline()]);
+        let rest = rest.into_iter().chain([
+            self.transfers.next_deadline(),
+            self.repairs.next_deadline(),
+            self.scrub.next_deadline(),
+        ]);
         let earliest_of = fixed.into_iter().chain(rest).fold(None, earliest);
         // What is left over from this turn is done in the next one, at once.
         let idle = self.peer_events.is_empty() && self.dirty.is_empty() && self.events.is_empty();

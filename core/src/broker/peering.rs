@@ -2,7 +2,7 @@
 
 use slog::{info, warn};
 
-use super::{Broker, controller, transfer};
+use super::{Broker, controller, repair, transfer};
 use crate::{
     ids::NodeId,
     io::Exit,
@@ -55,6 +55,8 @@ impl Broker {
                     }
                     transfer::QUESTION => self.heard_transfer_question(now, from, &bytes),
                     transfer::ANSWER => self.heard_transfer_answer(now, from, &bytes),
+                    repair::QUESTION => self.heard_repair_question(from, &bytes),
+                    repair::ANSWER => self.heard_repair_answer(now, from, &bytes),
                     controller::FORWARD => self.forwarded(now, from, &bytes),
                     controller::FORWARDED => self.forward_answered(from, &bytes),
                     unknown => {

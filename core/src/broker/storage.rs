@@ -102,7 +102,7 @@ impl Broker {
             let idle = now.monotonic.since(*appended) >= IDLE_AFTER;
             log.release(if pressed || idle { 0 } else { TAIL_KEEP_BYTES });
             // Nothing is left to be written, followed or dropped: it costs nothing until the next batch.
-            log.memory_bytes() > 0 || log.unsynced_bytes() > 0 || log.is_writing()
+            log.memory_bytes() > 0 || log.unsynced_bytes() > 0 || log.is_writing() || log.is_mending()
         });
         // Batches wait in the Raft log, whose own budget then holds producers back, until there is room for them here.
         let was_full = std::mem::replace(&mut self.tails_full, memory > SHARD_TAIL_BYTES_MAX);

@@ -293,10 +293,12 @@ impl Candidate {
 
     /// What a running node goes on from.
     pub(super) fn start(&self, candidates: &Candidates, newest_named: CheckpointNumber) -> CheckpointStart {
-        let older = self.older.map(|(number, from)| Kept { number, from, images: None, entries: BTreeMap::new() });
+        let older =
+            self.older.map(|(number, from)| Kept { number, from, done: None, images: None, entries: BTreeMap::new() });
         let own = self.checkpoint.as_ref().map(|checkpoint| Kept {
             number: checkpoint.done.number,
             from: checkpoint.done.from,
+            done: Some(checkpoint.done),
             images: Some(images(checkpoint)),
             entries: BTreeMap::new(),
         });

@@ -6,6 +6,7 @@ mod copies;
 mod disk;
 mod hostile;
 mod load;
+mod repair;
 mod requests;
 mod restarts;
 mod slowdown;

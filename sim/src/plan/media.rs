@@ -25,10 +25,12 @@ pub enum MediaKind {
     StaleRead,
     Wipe,
     Rollback,
+    /// Bit rot in segments and their side files, and nowhere else.
+    SegmentRot,
 }
 
 impl MediaKind {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::LateSyncError,
         Self::FullDisk,
         Self::SectorError,
@@ -39,10 +41,11 @@ impl MediaKind {
         Self::StaleRead,
         Self::Wipe,
         Self::Rollback,
+        Self::SegmentRot,
     ];
 
     /// Kinds that the product is to survive today. Add one here when it does.
-    pub const DRAWN: [Self; 0] = [];
+    pub const DRAWN: [Self; 1] = [Self::SegmentRot];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -56,6 +59,7 @@ impl MediaKind {
             Self::StaleRead => "stale-read",
             Self::Wipe => "wipe",
             Self::Rollback => "rollback",
+            Self::SegmentRot => "segment-rot",
         }
     }
 }
@@ -178,6 +182,11 @@ fn draw_fault(kind: MediaKind, dice: &mut Dice, left: Span) -> DiskFault {
             DiskFault::SectorError { place, sectors: u32::try_from(dice.range(1, 4)).expect("few"), draw }
         }
         MediaKind::BitRot => DiskFault::BitRot { place, bits: u32::try_from(dice.range(1, 6)).expect("few"), draw },
+        MediaKind::SegmentRot => DiskFault::BitRot {
+            place: *dice.pick(&[Place::Log, Place::Log, Place::Checksums]),
+            bits: u32::try_from(dice.range(1, 6)).expect("few"),
+            draw,
+        },
         MediaKind::MisdirectedWrite => DiskFault::MisdirectedWrite { place, within, draw },
         MediaKind::MisdirectedRead => DiskFault::MisdirectedRead { place, within, draw },
         MediaKind::PhantomWrite => DiskFault::PhantomWrite { place, within, draw },
