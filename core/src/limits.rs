@@ -53,15 +53,21 @@ pub const WAL_MARK_DELAY: Duration = Duration::from_millis(50);
 pub const WAL_FULL_RETRY: Duration = Duration::from_secs(1);
 /// What recovery and replay read at once, unless a single payload is larger.
 pub const WAL_READ_BYTES: usize = 1 << 20;
+/// Blocks of the WAL that a start may find unreadable before it takes the device for broken: each may take seconds.
+pub const WAL_UNREADABLE_BLOCKS_MAX: usize = 256;
 /// What a checkpoint gives to the disk at once, and about what one turn adds to it, unless a single group is larger.
 pub const CHECKPOINT_SLICE_BYTES: usize = 256 << 10;
 /// Applied entries of a group that a checkpoint names by their places, for members that are a little behind.
 pub const CHECKPOINT_LOCATED_ENTRIES_MAX: u64 = 4096;
 /// Applied batches that a checkpoint carries because they are not in segments yet; beyond it the largest are written to
-/// segments first.
-pub const CHECKPOINT_TAIL_BYTES_MAX: u64 = 8 << 20;
+/// segments first. As much as waits in memory without being urgent, so that thousands of small tails cost no sync each.
+pub const CHECKPOINT_TAIL_BYTES_MAX: u64 = SHARD_TAIL_BYTES_MAX as u64 / 2;
 /// Time between two checkpoints if little changes.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
+/// A checkpoint is due when the WAL has grown by so much, even if that is little of its budget, but not before some time
+/// has passed: a start replays no more.
+pub const CHECKPOINT_GROWTH_BYTES: u64 = 64 << 20;
+pub const CHECKPOINT_GROWTH_INTERVAL: Duration = Duration::from_secs(5);
 /// Checkpoints that recovery can start from once a newer one is done.
 pub const CHECKPOINTS_KEPT: usize = 2;
 /// What is read of a checkpoint at once, unless a single group is larger.
@@ -70,6 +76,16 @@ pub const CHECKPOINT_READ_BYTES: usize = 1 << 20;
 pub const IMAGE_INLINE_BYTES_MAX: usize = 1 << 20;
 /// Largest identity file.
 pub const IDENTITY_BYTES_MAX: usize = 64 << 10;
+
+/// What applied batches may hold of memory during a start, when clients and peers need none yet: so much may be replayed
+/// without a sync for each of thousands of small tails. Afterwards it goes back to [`SHARD_TAIL_BYTES_MAX`] as tails
+/// are written.
+pub const STARTUP_TAIL_BYTES_MAX: usize = 4 * SHARD_TAIL_BYTES_MAX;
+/// Partitions whose files a start opens at the same time: enough to keep the disk's threads busy, and few descriptors.
+pub const STARTUP_LOGS_MAX: usize = 64;
+
+/// Groups whose files are removed at the same time.
+pub const REMOVALS_MAX: usize = 16;
 
 /// Unit of the side file of a segment: a checksum, and the position of the first batch, for so many bytes. A cold read
 /// fetches and verifies whole chunks anyway, so a finer index would cost memory and save no read.
@@ -168,6 +184,8 @@ pub const TOPIC_PARTITIONS_MAX: i32 = 10_000;
 pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 /// Replication factor.
 pub const REPLICAS_MAX: usize = 5;
+/// Data directories of a node that were replaced and are remembered.
+pub const NODE_REPLACEMENTS_MAX: usize = 1000;
 /// Voters of the metadata group.
 pub const METADATA_VOTERS_MAX: usize = 5;
 
@@ -253,6 +271,16 @@ pub const TRANSFER_STUCK: Duration = Duration::from_secs(30);
 pub const TRANSFER_SILENCE: Duration = Duration::from_secs(10);
 /// A replica tells its leader of a switch for at most this long.
 pub const TRANSFER_REPORT: Duration = Duration::from_secs(10);
+
+/// A member that does not answer a question for a lost payload for so long is passed over.
+pub const REPAIR_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two rounds in which all members are asked.
+pub const REPAIR_PAUSE_MIN: Duration = Duration::from_millis(200);
+pub const REPAIR_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Questions of a node that are open at a time.
+pub const REPAIR_QUESTIONS_MAX: usize = 16;
+/// Reads of a node under way for replicas that ask.
+pub const REPAIR_READS_MAX: usize = 8;
 
 const _: () = assert!(BATCH_BYTES_MAX < PRODUCE_FRAME_BYTES_MAX, "the largest batch fits into a frame");
 const _: () = assert!(FETCH_BYTES_MAX * 4 <= ANSWER_BYTES_MAX, "a fetch gets all it may have when nothing else waits");

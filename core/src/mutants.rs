@@ -28,8 +28,18 @@ pub enum Mutant {
     SwitchBeforeSync,
     /// Recovery takes what an earlier life of a WAL file left for a write of this one.
     StaleRecordAccepted,
+    /// A node with a new disk gets the replica ids that the old one had.
+    WipedKeepsReplicaIds,
+    /// A replica takes the place of another before it has caught up.
+    SwapBeforeCatchUp,
+    /// A replica that joins later starts with the first membership of its group.
+    LaterReplicaStartsAsMember,
     /// Recovery goes on in the file that a crash cut short instead of in another one.
     ContinueCutFile,
+    /// A replica acknowledges entries whose payload it has lost.
+    FaultyAcknowledged,
+    /// A lost payload is replaced by that of another entry with the same index.
+    FillOfAnotherTerm,
 }
 
 /// The place in [`Mutant::ALL`] counted from 1; zero is none.
@@ -48,6 +58,11 @@ impl Mutant {
         Self::SwitchBeforeSync,
         Self::StaleRecordAccepted,
         Self::ContinueCutFile,
+        Self::FaultyAcknowledged,
+        Self::FillOfAnotherTerm,
+        Self::WipedKeepsReplicaIds,
+        Self::SwapBeforeCatchUp,
+        Self::LaterReplicaStartsAsMember,
     ];
 
     pub fn name(self) -> &'static str {
@@ -63,6 +78,11 @@ impl Mutant {
             Self::SwitchBeforeSync => "switch-before-sync",
             Self::StaleRecordAccepted => "stale-record-accepted",
             Self::ContinueCutFile => "continue-cut-file",
+            Self::FaultyAcknowledged => "faulty-acknowledged",
+            Self::FillOfAnotherTerm => "fill-of-another-term",
+            Self::WipedKeepsReplicaIds => "wiped-keeps-replica-ids",
+            Self::SwapBeforeCatchUp => "swap-before-catch-up",
+            Self::LaterReplicaStartsAsMember => "later-replica-starts-as-member",
         }
     }
 

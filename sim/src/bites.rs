@@ -109,6 +109,8 @@ kinds! {
     Rollback = "rollback",
     /// A replica missed so much that it had to fetch the state.
     StateTransfer = "state_transfer",
+    /// A replica got an entry that its disk had lost from another one.
+    EntryRepaired = "entry_repaired",
     /// A wall clock jumped.
     ClockJump = "clock_jump",
 }

@@ -15,7 +15,7 @@ use kauri_core::{
 use slog::Logger;
 
 use crate::{
-    core::{Core, Depth, GroupView, NodeView, PartitionView},
+    core::{Core, Depth, GroupView, Members, NodeView, PartitionView},
     plan::Plan,
     run::{self, Outcome},
     trace::Trace,
@@ -47,13 +47,15 @@ impl Core for Shard {
     fn view(&self, depth: Depth, view: &mut NodeView) {
         view.groups.clear();
         // A core that still recovers shows nothing.
-        let Some(Inspection { groups, entry_bytes, tail_bytes, wal_queued_bytes, received, .. }) =
+        let Some(Inspection { groups, entry_bytes, tail_bytes, wal_queued_bytes, received, repaired, lost, .. }) =
             self.inspect(inspection_depth(depth))
         else {
             return;
         };
         view.buffered_bytes = entry_bytes + tail_bytes + wal_queued_bytes;
         view.states_received = received;
+        view.entries_repaired = repaired;
+        view.lost = lost;
         view.groups.extend(groups.into_iter().map(group_view));
     }
 
@@ -65,6 +67,21 @@ impl Core for Shard {
             (0..).zip(groups).map(move |(index, group)| (name.clone(), index, group))
         };
         image.topics().flat_map(of_topic).collect()
+    }
+
+    fn members(&self) -> Vec<Members> {
+        let groups = self.inspect(broker::Depth::Deep).map(|inspection| inspection.groups).unwrap_or_default();
+        let members = |group: GroupInspection| {
+            let membership = group.membership?;
+            Some(Members {
+                group: group.group,
+                replica: group.replica,
+                is_joint: membership.is_joint(),
+                voters: membership.voters,
+                learners: membership.learners,
+            })
+        };
+        groups.into_iter().filter_map(members).collect()
     }
 }
 

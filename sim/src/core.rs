@@ -2,6 +2,8 @@
 //!
 //! Invariant: a core is reached through the same four calls that the real driver makes, and looking changes nothing.
 
+use std::collections::BTreeSet;
+
 use kauri_core::{
     config::NodeConfig,
     ids::{GroupId, LogIndex, Offset, ReplicaId, Term},
@@ -21,6 +23,19 @@ pub trait Core: Sized {
     fn view(&self, depth: Depth, view: &mut NodeView);
     /// Topic, index and group of each partition that the node knows.
     fn partitions(&self) -> Vec<(String, i32, GroupId)>;
+    /// The replicas of the node, and who belongs to their groups as far as they know.
+    fn members(&self) -> Vec<Members>;
+}
+
+/// What a replica knows of its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    pub group: GroupId,
+    pub replica: ReplicaId,
+    pub voters: BTreeSet<ReplicaId>,
+    pub learners: BTreeSet<ReplicaId>,
+    /// A change of the voters has not ended.
+    pub is_joint: bool,
 }
 
 /// How closely a check looks.
@@ -40,6 +55,10 @@ pub struct NodeView {
     pub buffered_bytes: usize,
     /// Replicas that fetched a state which they missed, since the start of the process.
     pub states_received: u64,
+    /// Entries that were lost on its disk and replaced by another node's, since the start of the process.
+    pub entries_repaired: u64,
+    /// Groups of which the node says that an entry is nowhere any more.
+    pub lost: Vec<GroupId>,
 }
 
 /// One replica from the inside.

@@ -16,12 +16,14 @@ use crate::{
     check::{
         inside::committed_is_durable::{self, Found},
         may_stop::Stopped,
+        refilled,
     },
     copies::Platters,
     core::{Core, Depth},
     dice::Dice,
     disk::{Disk, Trap, damage::UNREADABLE_BYTES},
     failure::Failure,
+    node::Node,
     plan::{CrashKind, DiskFault, Place},
     time::Span,
     workload,
@@ -88,7 +90,7 @@ impl<C: Core> World<C> {
             DiskFault::SectorError { place, sectors, draw } => {
                 let mut dice = dice(draw);
                 for _ in 0..sectors {
-                    if let Some((file, at)) = self.deal_place(node, place, &mut dice) {
+                    if let Some((file, at)) = self.deal_place(node, place, UNREADABLE_BYTES, &mut dice) {
                         self.nodes[node].queue.disk_mut().make_unreadable(file, at);
                     }
                 }
@@ -96,7 +98,7 @@ impl<C: Core> World<C> {
             DiskFault::BitRot { place, bits, draw } => {
                 let mut dice = dice(draw);
                 for _ in 0..bits {
-                    if let Some((file, at)) = self.deal_place(node, place, &mut dice) {
+                    if let Some((file, at)) = self.deal_place(node, place, 1, &mut dice) {
                         let disk = self.nodes[node].queue.disk_mut();
                         let byte = disk.platter(file, at, 1).expect("it has a durable name")[0];
                         disk.overwrite(file, at, &[byte ^ (1 << dice.below(8))]);
@@ -108,6 +110,9 @@ impl<C: Core> World<C> {
                 self.bites.add(Bite::Wipe);
                 self.crash(node, CrashKind::Power, down);
                 self.nodes[node].queue.disk_mut().replace_by(None);
+                self.copies.wiped(node);
+                let lost = self.nodes[node].view.groups.iter().map(|group| (group.group, group.replica));
+                self.lost.extend(lost);
                 self.deliver();
             }
             DiskFault::Rollback { age, .. } => {
@@ -157,11 +162,17 @@ impl<C: Core> World<C> {
         }
     }
 
-    /// A place in the files of a node that may be damaged. None if there is none, or none was found.
-    fn deal_place(&mut self, node: usize, place: Place, dice: &mut Dice) -> Option<(FileName, u64)> {
+    /// A place in the files of a node that may be damaged, with everything in the same unit. None if there is none, or
+    /// none was found.
+    fn deal_place(&mut self, node: usize, place: Place, unit_bytes: u64, dice: &mut Dice) -> Option<(FileName, u64)> {
         let platters = Platters::read(self.nodes.iter().map(|node| node.queue.disk()).collect());
         for _ in 0..PICKS_MAX {
-            let (file, at) = pick_place(self.nodes[node].queue.disk(), place, dice)?;
+            let (file, at) = match place {
+                Place::Entries => platters.pick_payload(node, unit_bytes, dice)?,
+                Place::Any | Place::Identity | Place::Wal | Place::Log | Place::Checksums => {
+                    pick_place(self.nodes[node].queue.disk(), place, dice)?
+                }
+            };
             match self.copies.deal_place(&platters, node, file, at) {
                 Ok(()) => {
                     trace!(self, "node {node}: byte {at} of {} is damaged", file.path());
@@ -219,6 +230,7 @@ impl<C: Core> World<C> {
         Stopped {
             forfeited: self.copies.forfeited().clone(),
             groups,
+            said: self.nodes.iter().flat_map(|node| node.view.lost.iter().copied()).collect(),
             stuck: self.clients_are_stuck_at(),
             loud: self.nodes.iter().filter_map(|node| Some((node.index, node.loud.as_deref()?))).collect(),
         }
@@ -256,6 +268,16 @@ impl<C: Core> World<C> {
             })
         });
         committed_is_durable::check(found).map_err(|failure| failure.at(self.schedule.now()))
+    }
+
+    /// Whether every node that lost its disk has its replicas again.
+    pub(crate) fn is_refilled(&self) -> Result<(), Failure> {
+        if self.lost.is_empty() {
+            return Ok(());
+        }
+        let members = |node: &Node<C>| node.process.as_ref().map(|process| process.core.members()).unwrap_or_default();
+        let nodes: Vec<_> = self.nodes.iter().map(members).collect();
+        refilled::check(&nodes, &self.lost)
     }
 
     /// Nodes whose disks were never damaged.

@@ -28,6 +28,14 @@ pub fn plant(name: &str) -> Result<(), MutantError> {
     }
 }
 
+/// All that can be planted; none without the feature.
+pub fn names() -> Vec<&'static str> {
+    #[cfg(feature = "mutants")]
+    return kauri_core::mutants::Mutant::ALL.iter().map(|mutant| mutant.name()).collect();
+    #[cfg(not(feature = "mutants"))]
+    Vec::new()
+}
+
 #[cfg(not(feature = "mutants"))]
 pub fn plant(_name: &str) -> Result<(), MutantError> {
     Err(MutantError::NotBuilt)

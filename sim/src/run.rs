@@ -73,7 +73,8 @@ fn judge<C: Core>(plan: &Plan, world: &mut World<C>, healed: &mut bool) -> Resul
     let chaos_ends = Instant::default() + plan.chaos;
     world.run_until(chaos_ends)?;
     let mut until = chaos_ends;
-    while until < chaos_ends + plan.heal && !world.have_clients_healed() {
+    let is_quiet = |world: &World<C>| world.have_clients_healed() && (plan.budget.over || world.is_refilled().is_ok());
+    while until < chaos_ends + plan.heal && !is_quiet(world) {
         until = until + HEAL_STEP;
         world.run_until(until)?;
     }
@@ -92,5 +93,6 @@ fn judge<C: Core>(plan: &Plan, world: &mut World<C>, healed: &mut bool) -> Resul
     }
     check::may_stop::within_budget(&world.stopped())?;
     check::progress_after_heal::check(&world.clients_wait_for())?;
+    world.is_refilled()?;
     check::floor::check(world.now().since(Instant::default()), world.history().acknowledged().count())
 }

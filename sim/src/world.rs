@@ -4,9 +4,12 @@
 //! real driver drives it: inputs in the order in which they came, one poll, then every effect. Does not own what is
 //! checked ([`crate::check`]) nor what goes wrong when ([`crate::plan`]).
 
-use std::hash::Hash as _;
+use std::{collections::BTreeSet, hash::Hash as _};
 
-use kauri_core::io::{DiskAction, DiskError, DiskOperation, Effects, Exit, Input, Notice};
+use kauri_core::{
+    ids::{GroupId, ReplicaId},
+    io::{DiskAction, DiskError, DiskOperation, Effects, Exit, Input, Notice},
+};
 use slog::Logger;
 
 use crate::{
@@ -102,6 +105,8 @@ pub struct World<C> {
     pub(crate) digest: Digest,
     pub(crate) inside: Inside,
     pub(crate) copies: Copies,
+    /// Replicas that lay on disks that were wiped.
+    pub(crate) lost: BTreeSet<(GroupId, ReplicaId)>,
     pub(crate) trace: Trace,
     logger: Logger,
     /// Reused by every event.
@@ -150,6 +155,7 @@ impl<C: Core> World<C> {
         Self {
             inside: Inside::new(plan.nodes.len()),
             copies: Copies::new(plan.budget),
+            lost: BTreeSet::new(),
             plan,
             schedule,
             turn_alarms,
@@ -396,7 +402,9 @@ impl<C: Core> World<C> {
         let node = &mut self.nodes[index];
         let Some(process) = &node.process else { return Ok(()) };
         let before = std::mem::take(&mut node.view.states_received);
+        let repaired = std::mem::take(&mut node.view.entries_repaired);
         process.core.view(depth, &mut node.view);
+        (repaired..node.view.entries_repaired).for_each(|_| self.bites.add(Bite::EntryRepaired));
         (before..node.view.states_received).for_each(|_| self.bites.add(Bite::StateTransfer));
         self.inside.look(index, &node.view).map_err(|failure| failure.at(self.schedule.now()))
     }

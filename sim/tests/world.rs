@@ -18,7 +18,7 @@ use kauri_core::{
 use kauri_sim::{
     bites::{Bite, Bites},
     client::{Client, ClientEffects, ClientInput, ClientSocket, host},
-    core::{Core, Depth, NodeView},
+    core::{Core, Depth, Members, NodeView},
     failure::Failure,
     history::{History, Partition, Value},
     plan::Plan,
@@ -217,6 +217,10 @@ impl<const SYNCS: bool> Core for Toy<SYNCS> {
     fn partitions(&self) -> Vec<(String, i32, GroupId)> {
         Vec::new()
     }
+
+    fn members(&self) -> Vec<Members> {
+        Vec::new()
+    }
 }
 
 /// Sends growing numbers to one node, one after the other. An answer below what the node once answered is a loss.
@@ -385,6 +389,7 @@ fn every_kind_of_fault_bites_in_some_seed() {
         Bite::Wipe,
         Bite::Rollback,
         Bite::StateTransfer,
+        Bite::EntryRepaired,
     ];
     let idle: Vec<&str> = Bite::ALL
         .iter()

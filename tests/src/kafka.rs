@@ -206,14 +206,17 @@ impl Client {
         if let Some(address) = self.leaders.get(&known) {
             return address.clone();
         }
-        let address = until(&format!("a leader of {topic}-{partition}"), self.patience, || {
+        until(&format!("a leader of {topic}-{partition}"), self.patience, || {
             let metadata = self.any(|connection| metadata(connection, &[topic]))?;
-            let found = metadata.topics.first()?.partitions.iter().find(|found| found.partition_index == partition)?;
-            let broker = metadata.brokers.iter().find(|broker| broker.node_id == found.leader_id)?;
-            Some(format!("{}:{}", broker.host, broker.port))
-        });
-        self.leaders.insert(known, address.clone());
-        address
+            // The answer is about all partitions; what is known already is asked for again only when it turns out wrong.
+            for found in &metadata.topics.first()?.partitions {
+                if let Some(broker) = metadata.brokers.iter().find(|broker| broker.node_id == found.leader_id) {
+                    let address = format!("{}:{}", broker.host, broker.port);
+                    self.leaders.entry((topic.to_owned(), found.partition_index)).or_insert(address);
+                }
+            }
+            self.leaders.get(&known).cloned()
+        })
     }
 
     fn at_leader<T>(

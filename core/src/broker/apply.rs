@@ -75,7 +75,7 @@ impl Broker {
             }
             Applied::Partition(out) => {
                 self.watch.wake(id);
-                self.live_logs.insert(id, now.monotonic);
+                self.live_logs.appended(id, now.monotonic);
                 for response in out.responses {
                     if response.origin != own {
                         continue;

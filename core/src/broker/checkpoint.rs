@@ -10,7 +10,7 @@
 //! refers to goes with them. A checkpoint that finds no room is given up and tried again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -22,16 +22,19 @@ use super::{Broker, Machine, Replica};
 use crate::mutants::Mutant;
 use crate::{
     command::StateMachine,
-    ids::{CheckpointNumber, FileSequence, GroupId, LogIndex, OperationId, WriteNumber},
+    ids::{CheckpointNumber, FileSequence, GroupId, LogIndex, OperationId, ReplicaId, WriteNumber},
     io::{DiskAction, DiskError, DiskOperation, DiskOutput, Effects, Exit, FileName},
-    limits::{CHECKPOINT_TAIL_BYTES_MAX, CHECKPOINTS_KEPT, IMAGE_INLINE_BYTES_MAX},
+    limits::{
+        CHECKPOINT_GROWTH_BYTES, CHECKPOINT_GROWTH_INTERVAL, CHECKPOINT_TAIL_BYTES_MAX, CHECKPOINTS_KEPT,
+        IMAGE_INLINE_BYTES_MAX,
+    },
     log::{
         checkpoint::{ImageFile, MachineImage, PlacedEntry, WalPosition, Writer},
         record::{EntryFile, EntryLocation, WalRecord},
         segment::fewest_to_write,
         wal::WalKey,
     },
-    replication::group::SectionParts,
+    replication::group::{GroupStart, SectionParts},
     time::{Monotonic, Now},
 };
 
@@ -56,8 +59,8 @@ pub(crate) struct CheckpointStart {
     pub(crate) next: CheckpointNumber,
     /// Images on disk; those that no kept checkpoint names will go.
     pub(crate) images: Vec<FileName>,
-    /// Checkpoints that are not kept.
-    pub(crate) useless: Vec<FileName>,
+    /// Checkpoints that are not kept; entries may still lie in them.
+    pub(crate) held: BTreeSet<CheckpointNumber>,
 }
 
 /// A checkpoint that recovery can start from.
@@ -69,6 +72,8 @@ pub(crate) struct Kept {
     pub(crate) images: Option<BTreeMap<GroupId, (LogIndex, ImageFile)>>,
     /// Entries that were not applied when it was taken.
     pub(crate) entries: BTreeMap<GroupId, Vec<PlacedEntry>>,
+    /// Files that hold others of that kind, which were not in memory then.
+    pub(crate) needs: BTreeSet<EntryFile>,
 }
 
 /// See the module head.
@@ -91,9 +96,11 @@ pub(super) struct Checkpoints {
     /// Until then nothing more can go than what went already.
     release_at: Monotonic,
     /// Segments that are to be written before the next one.
-    pub(super) flush: BTreeSet<GroupId>,
+    pub(super) flush: VecDeque<GroupId>,
     /// Images that were on disk at the start.
     found_images: Vec<FileName>,
+    /// Checkpoints that were on disk at the start and are not kept: they go when no entry lies in them any more.
+    held: BTreeSet<CheckpointNumber>,
     /// Files that are no longer needed.
     useless: Vec<FileName>,
     removals: BTreeMap<OperationId, FileName>,
@@ -104,6 +111,7 @@ enum Stage {
     Idle,
     Flushing {
         until: Monotonic,
+        carried_max: u64,
     },
     Capturing(Capture),
     /// Everything was added.
@@ -122,13 +130,14 @@ struct Capture {
     reached: Option<GroupId>,
     entries: BTreeMap<GroupId, Vec<PlacedEntry>>,
     images: BTreeMap<GroupId, (LogIndex, ImageFile)>,
-    /// Groups that were removed since it began.
-    gone: BTreeSet<GroupId>,
+    needs: BTreeSet<EntryFile>,
+    /// Replicas that were removed since it began.
+    gone: BTreeSet<(GroupId, ReplicaId)>,
 }
 
 impl Checkpoints {
     pub(super) fn new(now: Now, start: CheckpointStart) -> Self {
-        let CheckpointStart { key, kept, next, images, useless } = start;
+        let CheckpointStart { key, kept, next, images, held } = start;
         Self {
             key,
             kept,
@@ -141,9 +150,10 @@ impl Checkpoints {
             last_position: 0,
             retry_at: now.monotonic,
             release_at: now.monotonic,
-            flush: BTreeSet::new(),
+            flush: VecDeque::new(),
             found_images: images,
-            useless,
+            held,
+            useless: Vec::new(),
             removals: BTreeMap::new(),
         }
     }
@@ -158,15 +168,20 @@ impl Checkpoints {
         self.has_begun
     }
 
-    pub(super) fn group_removed(&mut self, group: GroupId) {
+    pub(super) fn replica_removed(&mut self, group: GroupId, replica: ReplicaId) {
         match &mut self.stage {
-            Stage::Capturing(capture) => drop(capture.gone.insert(group)),
+            Stage::Capturing(capture) => drop(capture.gone.insert((group, replica))),
             Stage::Idle | Stage::Flushing { .. } | Stage::Writing(_) | Stage::Recording { .. } => {}
         }
     }
 }
 
 impl Broker {
+    /// One is taken next, whatever has changed.
+    pub(super) fn checkpoint_soon(&mut self) {
+        self.checkpoints.wanted = true;
+    }
+
     /// Asks for one more checkpoint, unless nothing changed since the last one. False once there is nothing to wait for.
     pub(super) fn checkpoint_before_end(&mut self) -> bool {
         let checkpoints = &mut self.checkpoints;
@@ -180,7 +195,7 @@ impl Broker {
     pub(super) fn checkpoint_deadline(&self) -> Option<Monotonic> {
         let checkpoints = &self.checkpoints;
         match &checkpoints.stage {
-            Stage::Flushing { until } => Some(*until),
+            Stage::Flushing { until, .. } => Some(*until),
             Stage::Idle if checkpoints.wanted => Some(checkpoints.retry_at),
             Stage::Idle if checkpoints.changed => {
                 Some((checkpoints.last_at + self.config.checkpoint_interval).max(checkpoints.retry_at))
@@ -195,12 +210,13 @@ impl Broker {
             let stage = std::mem::replace(&mut self.checkpoints.stage, Stage::Idle);
             let (stage, goes_on) = match stage {
                 Stage::Idle if self.is_checkpoint_due(now) => {
-                    (Stage::Flushing { until: now.monotonic + FLUSH_MAX }, true)
+                    let carried_max = self.carried_max(now);
+                    (Stage::Flushing { until: now.monotonic + FLUSH_MAX, carried_max }, true)
                 }
                 Stage::Idle => (Stage::Idle, false),
-                Stage::Flushing { until } => {
-                    if now.monotonic < until && self.wants_flush() {
-                        (Stage::Flushing { until }, false)
+                Stage::Flushing { until, carried_max } => {
+                    if now.monotonic < until && self.wants_flush(carried_max) {
+                        (Stage::Flushing { until, carried_max }, false)
                     } else {
                         (Stage::Capturing(self.begin_checkpoint(now)), true)
                     }
@@ -251,7 +267,9 @@ impl Broker {
         }
         let grown = self.wal.position().saturating_sub(checkpoints.last_position);
         let waited = now.monotonic.since(checkpoints.last_at);
-        let is_time = grown >= self.config.checkpoint_after_bytes() || waited >= self.config.checkpoint_interval;
+        let is_time = grown >= self.config.checkpoint_after_bytes()
+            || waited >= self.config.checkpoint_interval
+            || grown >= CHECKPOINT_GROWTH_BYTES && waited >= CHECKPOINT_GROWTH_INTERVAL;
         checkpoints.wanted || (checkpoints.changed && is_time) || self.would_free_wal()
     }
 
@@ -264,20 +282,33 @@ impl Broker {
     }
 
     /// Whether more is carried in memory than a checkpoint should hold; says which segments shall be written.
-    fn wants_flush(&mut self) -> bool {
-        let logs = || self.live_logs.keys().filter_map(|id| Some((*id, &self.replicas.get(id)?.partition()?.log)));
-        let unsynced: u64 = logs().map(|(_, log)| log.unsynced_bytes()).sum();
-        let excess = unsynced.saturating_sub(CHECKPOINT_TAIL_BYTES_MAX);
-        self.checkpoints.flush = if excess > 0 {
-            fewest_to_write(logs().map(|(id, log)| (id, log.unsynced_bytes())), excess).into_iter().collect()
-        } else {
-            BTreeSet::new()
-        };
-        // The logs are looked at in this turn.
-        if excess > 0 {
-            self.flush_at = Monotonic(0);
+    fn wants_flush(&mut self, carried_max: u64) -> bool {
+        let excess = self.live_logs.unsynced().saturating_sub(carried_max);
+        let flush = &mut self.checkpoints.flush;
+        if excess == 0 {
+            flush.clear();
+        } else if flush.is_empty() && self.live_logs.writing() == 0 {
+            // What was chosen before is written, and others got more meanwhile.
+            flush.extend(fewest_to_write(self.live_logs.unsynced_each(), excess));
         }
         excess > 0
+    }
+
+    /// What a checkpoint may carry that is due now. One that is taken because time has passed may carry all that waits
+    /// in memory: that costs less than many syncs. One that the growth of the WAL asks for adds no more than a part of
+    /// what was written since the last one.
+    fn carried_max(&self, now: Now) -> u64 {
+        let checkpoints = &self.checkpoints;
+        // Clients wait for the first one of a start, and what it carries is in memory already.
+        if !checkpoints.has_begun {
+            return u64::MAX;
+        }
+        let is_time = now.monotonic.since(checkpoints.last_at) >= self.config.checkpoint_interval;
+        if checkpoints.wanted || is_time {
+            return CHECKPOINT_TAIL_BYTES_MAX;
+        }
+        let grown = self.wal.position().saturating_sub(checkpoints.last_position);
+        (grown / 4).clamp(CHECKPOINT_TAIL_BYTES_MAX / 4, CHECKPOINT_TAIL_BYTES_MAX)
     }
 
     fn begin_checkpoint(&mut self, now: Now) -> Capture {
@@ -297,6 +328,7 @@ impl Broker {
             reached: None,
             entries: BTreeMap::new(),
             images: BTreeMap::new(),
+            needs: BTreeSet::new(),
             gone: BTreeSet::new(),
         }
     }
@@ -352,6 +384,7 @@ impl Broker {
             capture.images.insert(id, (applied, file));
         }
         let section = section(replica, write, image);
+        capture.needs.extend(GroupStart::files_needed(&section));
         let entries = capture.writer.add(&section);
         if !entries.is_empty() {
             capture.entries.insert(id, entries);
@@ -379,13 +412,13 @@ impl Broker {
 
     /// The record is durable: from now on recovery starts here.
     fn checkpoint_done(&mut self, now: Now, capture: Capture) {
-        let Capture { writer, entries, images, .. } = capture;
+        let Capture { writer, entries, images, needs, .. } = capture;
         let (number, from) = (writer.number(), writer.from());
         info!(self.logger, "a checkpoint is done"; "number" => number.0, "groups" => self.replicas.len(), "from" => from.write.0);
         let checkpoints = &mut self.checkpoints;
         checkpoints.has_begun = true;
         checkpoints.release_at = now.monotonic;
-        checkpoints.kept.push(Kept { number, from, images: Some(images), entries });
+        checkpoints.kept.push(Kept { number, from, images: Some(images), entries, needs });
         // Only the newest one says where entries that are not applied lie.
         let older = checkpoints.kept.len() - 1;
         checkpoints.kept[..older].iter_mut().for_each(|kept| kept.entries.clear());
@@ -406,7 +439,8 @@ impl Broker {
         }
         let mut checkpoint = kept[first].number;
         let is_due = now.monotonic >= self.checkpoints.release_at;
-        if !is_due || (first == 0 && wal <= self.wal.oldest_file()) {
+        let nothing_goes = first == 0 && wal <= self.wal.oldest_file() && self.checkpoints.held.is_empty();
+        if !is_due || nothing_goes {
             return;
         }
         self.checkpoints.release_at = now.monotonic + RELEASE_INTERVAL;
@@ -428,12 +462,19 @@ impl Broker {
             checkpoints.useless.extend(useless);
             self.forget_images();
         }
+        let Checkpoints { held, useless, .. } = &mut self.checkpoints;
+        let still_held = held.split_off(&checkpoint);
+        useless.extend(std::mem::replace(held, still_held).into_iter().map(FileName::Checkpoint));
     }
 
     /// Files before these bounds that something still refers to and cannot do without.
     fn pinned_files(&self, wal: FileSequence, checkpoint: CheckpointNumber) -> BTreeSet<EntryFile> {
         let is_released = |file: &EntryFile| is_released(*file, wal, checkpoint);
         let mut pinned: BTreeSet<EntryFile> = self.reads.entry_files().filter(is_released).collect();
+        // What a kept checkpoint names may be behind what is applied by now: a start from it needs it all the same.
+        let kept = &self.checkpoints.kept;
+        let remaining = &kept[kept.len().saturating_sub(CHECKPOINTS_KEPT)..];
+        pinned.extend(remaining.iter().flat_map(|kept| &kept.needs).copied().filter(is_released));
         let keeps_for_members = self.wal.fill().0 <= KEPT_FOR_LAGGING_MEMBERS;
         let newest = self.checkpoints.kept.last().expect("two are kept");
         for (id, replica) in &self.replicas {

@@ -17,8 +17,8 @@ use kauri_protocol::error::ErrorCode;
 
 use crate::{
     api::Waiter,
-    codec::{CodecError, Decoder, Encode},
-    ids::{BootNumber, ImageVersion, NodeId},
+    codec::{self, CodecError, Decoder, Encode},
+    ids::{BootNumber, DirectoryId, ImageVersion, NodeId},
     limits::CALLS_MAX,
     metadata::{MetadataCommand, MetadataOutcome, MetadataResponse, Refusal},
     replication::peer::ControlKind,
@@ -122,9 +122,10 @@ enum Retry {
 }
 
 impl Calls {
-    /// Numbers of calls never repeat, over starts of this node: an answer to an earlier process's call is nobody's.
-    pub(super) fn new(boot: BootNumber) -> Self {
-        Self { next: boot.0 << 32, ..Self::default() }
+    /// Numbers of calls do not repeat over starts of this node, whose disk may have been replaced between two: an answer
+    /// to an earlier process's call is nobody's.
+    pub(super) fn new(directory: DirectoryId, boot: BootNumber) -> Self {
+        Self { next: codec::hash(&directory.0.0).wrapping_add(boot.0) << 32, ..Self::default() }
     }
 
     /// No more calls for clients.
@@ -219,7 +220,9 @@ impl Calls {
             self.ended.push(Ended { caller: call.caller, outcome: Err(error) });
             return;
         }
-        if response.version <= image {
+        // A node that is not taken in has no image that could catch up.
+        let is_final = call.caller == Caller::Registration && response.result.is_err();
+        if response.version <= image || is_final {
             let outcome = response.result.map_err(ControllerError::from);
             self.ended.push(Ended { caller: call.caller, outcome });
         } else {
@@ -294,13 +297,16 @@ fn fits(command: &MetadataCommand, outcome: &MetadataOutcome) -> bool {
         (MetadataCommand::CreateTopic(command), MetadataOutcome::TopicCreated(topic)) => command.topic == *topic,
         (MetadataCommand::DeleteTopic(command), MetadataOutcome::TopicDeleted(topic)) => command.topic == *topic,
         (MetadataCommand::FormCluster(_), MetadataOutcome::ClusterFormed)
-        | (MetadataCommand::RegisterNode(_), MetadataOutcome::NodeRegistered)
+        | (
+            MetadataCommand::RegisterNode(_) | MetadataCommand::ReplaceNode(_),
+            MetadataOutcome::NodeRegistered { .. },
+        )
         | (MetadataCommand::AllocateProducerIds(_), MetadataOutcome::ProducerIds { .. })
         | (MetadataCommand::SetNodeLiveness(_), MetadataOutcome::LivenessSet) => true,
         (
             _,
             MetadataOutcome::ClusterFormed
-            | MetadataOutcome::NodeRegistered
+            | MetadataOutcome::NodeRegistered { .. }
             | MetadataOutcome::TopicCreated(_)
             | MetadataOutcome::TopicDeleted(_)
             | MetadataOutcome::ProducerIds { .. }
@@ -436,12 +442,17 @@ mod tests {
 
     #[test]
     fn an_answer_to_another_call_answers_nothing() {
-        let mut calls = Calls::new(BootNumber(3));
+        let directory = |number| DirectoryId(Uuid([number; 16]));
+        let mut calls = Calls::new(directory(1), BootNumber(3));
         calls.start(NOW, command(), caller());
         let mut steps = Vec::new();
         calls.poll(NOW, OWN, Some(LEADER), &mut steps);
-        assert!(!calls.is_at(0, LEADER), "a call of an earlier process had this number");
-        let call = 3 << 32;
+        let first = |calls: Calls| calls.next;
+        let earlier = first(Calls::new(directory(1), BootNumber(2)));
+        assert!(!calls.is_at(earlier, LEADER), "a call of an earlier process had this number");
+        let replaced = first(Calls::new(directory(2), BootNumber(3)));
+        assert!(!calls.is_at(replaced, LEADER), "a call of the disk before had this number");
+        let call = first(Calls::new(directory(1), BootNumber(3)));
         assert!(calls.is_at(call, LEADER) && !calls.is_at(call, NodeId(3)));
         let other = MetadataOutcome::ProducerIds { first: ProducerId(5), count: 1 };
         calls.answered(call, MetadataResponse { version: ImageVersion(1), result: Ok(other) }, ImageVersion(1));

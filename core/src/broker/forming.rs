@@ -4,7 +4,7 @@ use slog::{info, warn};
 
 use super::{Broker, peering::FORMATION};
 use crate::{
-    ids::{BootNumber, ClusterId, GroupId, NodeId},
+    ids::{GroupId, NodeId},
     io::{Effects, Exit},
     metadata::formation::Step,
     replication::peer::Hello,
@@ -12,19 +12,7 @@ use crate::{
 };
 
 impl Broker {
-    pub(super) fn heard_hello(&mut self, from: NodeId, _boot: BootNumber, _cluster: Option<ClusterId>, hello: &Hello) {
-        // A running peer that knew this node by another directory rejects our frames as those of an old process, so that
-        // nobody could tell us what the cluster was formed with; but its hello says which directory it knew.
-        if let Some(seen) = hello.seen.filter(|seen| seen.directory != self.identity.directory)
-            && !hello.empty
-        {
-            self.exit.get_or_insert(Exit::Refused(format!(
-                "node {} is known to node {from} with data directory {}, but this directory is {}: its disk was replaced or \
-                 --data-dir names another place; start it with its own directory, or give the new one a node id of its own",
-                self.config.node, seen.directory, self.identity.directory
-            )));
-            return;
-        }
+    pub(super) fn heard_hello(&mut self, from: NodeId, hello: &Hello) {
         self.formation.hello(from, hello.configuration, hello.empty);
     }
 
@@ -64,14 +52,17 @@ impl Broker {
         }
     }
 
-    /// This node's replica of the metadata group begins, if a crash came between the formation and its record.
+    /// This node's replica of the metadata group begins, if the cluster was formed with this directory. One that takes
+    /// the place of another is told its replica when it registers.
     pub(super) fn join_metadata(&mut self, now: Now) {
         if self.replicas.contains_key(&GroupId::METADATA) {
             return;
         }
         if let Some(record) = self.formation.record() {
             let creation = record.creation();
-            self.create_group(now, creation);
+            if let Some(replica) = creation.replica_on(self.config.node, self.identity.directory) {
+                self.create_group(now, creation, replica);
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use super::{Broker, replica::Machine};
 use crate::{
     ids::{BootNumber, CheckpointNumber, GroupId, LogIndex, NodeId, Offset, PartitionIndex, ReplicaId, Term, TopicId},
     log::segment::Content,
-    replication::group::Role,
+    replication::group::{Membership, Role},
 };
 
 /// One node.
@@ -24,6 +24,10 @@ pub struct Inspection {
     /// Replicas that fetch a state which they missed, and how many did so since the start.
     pub receiving: usize,
     pub received: u64,
+    /// Entries whose payload was lost on this node's disk and replaced by another replica's, since the start.
+    pub repaired: u64,
+    /// Groups that stand still because no replica holds an entry any more, as far as this node knows.
+    pub lost: Vec<GroupId>,
     /// The newest checkpoint that counts.
     pub checkpoint: Option<CheckpointNumber>,
     pub outstanding: Outstanding,
@@ -68,11 +72,15 @@ pub struct GroupInspection {
     pub role: Role,
     pub term: Term,
     pub leader: Option<ReplicaId>,
+    /// Who belongs to the group as of `applied`. Only if looked at deeply.
+    pub membership: Option<Membership>,
     /// A leader that has applied its own first entry.
     pub serving: bool,
     pub commit: LogIndex,
     pub applied: LogIndex,
     pub last: LogIndex,
+    /// The first entry that was lost on this disk and is not repaired yet.
+    pub faulty: Option<LogIndex>,
     /// Equal on replicas that applied the same entries. Only if looked at deeply.
     pub state_hash: Option<u64>,
     pub log_start: Offset,
@@ -103,10 +111,12 @@ impl Broker {
                 role: group.role(),
                 term: group.term(),
                 leader: group.leader(),
+                membership: deep.then(|| group.membership().clone()),
                 serving: replica.is_serving(),
                 commit: group.commit_index(),
                 applied: group.applied(),
                 last: group.last_index(),
+                faulty: group.first_faulty(),
                 state_hash,
                 log_start,
                 next_offset,
@@ -124,6 +134,8 @@ impl Broker {
             wal_queued_bytes: self.wal.queued_bytes(),
             receiving: self.transfers.receiving(),
             received: self.transfers.received,
+            repaired: self.repairs.repaired,
+            lost: self.repairs.lost().collect(),
             checkpoint: self.checkpoints.newest(),
             outstanding: Outstanding {
                 requests,

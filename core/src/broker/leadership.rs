@@ -163,9 +163,8 @@ impl Broker {
     pub(super) fn unreachable(&mut self, node: NodeId) {
         for (id, replica) in &mut self.replicas {
             if replica.group.is_leader() {
-                let members = replica.creation.members.iter().filter(|member| member.node == node);
-                for member in members {
-                    replica.group.unreachable(member.replica);
+                for (member, _) in replica.places.ranked().filter(|(_, at)| *at == node) {
+                    replica.group.unreachable(member);
                     self.dirty.insert(*id);
                 }
             }
@@ -179,6 +178,7 @@ impl Broker {
         }
         self.announce_in_sync(now);
         self.prefer_leaders(now);
+        self.tend_memberships();
         self.watch_nodes(now);
         for replica in self.replicas.values_mut().filter(|replica| !replica.suspended) {
             if let Some(record) = replica.group.commit_record() {
@@ -199,11 +199,12 @@ impl Broker {
     fn prefer_leaders(&mut self, now: Now) {
         let mut transfers = 0;
         for (id, replica) in &mut self.replicas {
-            let preferred = replica.creation.members.iter().find(|member| member.voter);
-            let Some(preferred) = preferred.filter(|member| member.node != self.config.node) else { continue };
+            let voters = &replica.group.membership().voters;
+            let preferred = replica.places.ranked().find(|(member, _)| voters.contains(member));
+            let Some((preferred, node)) = preferred.filter(|(_, node)| *node != self.config.node) else { continue };
             let able = replica.is_serving()
-                && self.peers.is_up(preferred.node)
-                && replica.group.progress_of(preferred.replica).is_some_and(|progress| {
+                && self.peers.is_up(node)
+                && replica.group.progress_of(preferred).is_some_and(|progress| {
                     progress.state == ReplicationState::Replicate
                         && progress.matched.0 + IN_SYNC_LAG_MAX >= replica.group.last_index().0
                 });
@@ -220,7 +221,7 @@ impl Broker {
                 replica.preferred_since = None;
                 replica.preferred_offers += 1;
                 // A refusal means that this replica stopped leading meanwhile.
-                let _ = replica.group.transfer_leader(preferred.replica);
+                let _ = replica.group.transfer_leader(preferred);
                 self.dirty.insert(*id);
             }
         }
@@ -248,7 +249,8 @@ impl Broker {
         let mut changes = Vec::new();
         for node in self.image.nodes() {
             let Some(registration) = &node.registration else { continue };
-            let up = self.peers.is_up(node.id);
+            // A process with another directory is not this node yet.
+            let up = self.peers.is_up_with(node.id, node.directory);
             let is_asked = self.liveness.proposed.contains(&node.id);
             if up != node.up
                 && !is_asked
@@ -276,7 +278,8 @@ fn in_sync(peers: &Peers, replica: &Replica, now: Now) -> Vec<NodeId> {
     let last = replica.group.last_index().0;
     let is_new = replica.led_since.is_some_and(|since| now.monotonic.since(since) < IN_SYNC_UNHEARD_MAX);
     let progress = replica.group.progress();
-    let keeps_up = progress.iter().filter_map(|member| {
+    let voters = progress.iter().filter(|member| replica.group.membership().is_voter(member.replica));
+    let keeps_up = voters.filter_map(|member| {
         let node = replica.node_of(member.replica)?;
         let has_most = if member.matched.0 == 0 { is_new } else { member.matched.0 + IN_SYNC_LAG_MAX >= last };
         (member.replica == replica.group.replica() || has_most && peers.is_up(node)).then_some(node)
@@ -304,14 +307,12 @@ impl Seen {
 fn electorate(peers: &Peers, replica: &Replica) -> Seen {
     let membership = replica.group.membership();
     let up = |id: ReplicaId| replica.node_of(id).is_some_and(|node| peers.is_up(node));
-    // Rank order is the order of the creation record: the preferred leader campaigns first.
-    let voters: Vec<(ReplicaId, bool)> = replica
-        .creation
-        .members
-        .iter()
-        .filter(|member| membership.is_voter(member.replica))
-        .map(|member| (member.replica, up(member.replica)))
-        .collect();
+    // The preferred leader campaigns first. Voters without a place are gone with their disks, or newer than the metadata
+    // that this node has.
+    let (placed, voters) = (&replica.places, &membership.voters);
+    let ranked = placed.ranked().map(|(member, _)| member).filter(|member| membership.is_voter(*member));
+    let others = voters.union(&membership.voters_outgoing).copied().filter(|member| placed.node_of(*member).is_none());
+    let voters: Vec<(ReplicaId, bool)> = ranked.chain(others).map(|member| (member, up(member))).collect();
     let electable = majority_up(membership.voters.iter().copied(), up)
         && majority_up(membership.voters_outgoing.iter().copied(), up);
     Seen { voters, own: replica.group.replica(), electable }

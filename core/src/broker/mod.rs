@@ -18,12 +18,18 @@ mod forming;
 mod frames;
 mod groups;
 mod inspect;
+mod joining;
 mod leadership;
+mod live_logs;
+mod membership;
 mod peering;
+mod places;
 mod producer_ids;
 mod proposals;
 mod raft;
 pub mod reads;
+mod removals;
+mod repair;
 mod replica;
 mod runs;
 mod shutdown;
@@ -55,9 +61,12 @@ use self::{
     deadlines::Deadlines,
     frames::Frames,
     leadership::{Campaigns, Liveness},
+    live_logs::LiveLogs,
     producer_ids::ProducerIds,
     proposals::ProposedBytes,
     reads::Reads,
+    removals::Removals,
+    repair::Repairs,
     shutdown::Shutdown,
     transfer::Transfers,
     watch::Watch,
@@ -65,16 +74,16 @@ use self::{
 use crate::{
     api::{Event, FetchSessions},
     config::NodeConfig,
-    ids::{ClusterId, ConnectionId, GroupId, NodeId, OperationId, WriteNumber},
+    ids::{ClusterId, ConnectionId, GroupId, ImageVersion, NodeId, OperationId, ReplicaId, WriteNumber},
     io::{DiskError, DiskOutput, Effects, Exit, FileName, Input, Notice, OperationIds},
     limits,
     log::{
         identity::{Identity, IdentityKeeper},
         record::WalEvent,
-        segment::{Removal, SyncPace},
+        segment::SyncPace,
         wal::Wal,
     },
-    metadata::{MetadataImage, formation::Formation, leaders::Leaders},
+    metadata::{GroupMember, MetadataImage, formation::Formation, leaders::Leaders},
     replication::{
         RaftMessage,
         group::GroupOutput,
@@ -93,8 +102,8 @@ pub(crate) struct Start {
     pub(crate) wal: Wal,
     pub(crate) recovered: WriteNumber,
     pub(crate) replicas: BTreeMap<GroupId, Replica>,
-    /// Groups that were removed; a crash may have interrupted that.
-    pub(crate) destroyed: BTreeSet<GroupId>,
+    /// Replicas that were removed; a crash may have interrupted that.
+    pub(crate) destroyed: BTreeSet<(GroupId, ReplicaId)>,
     /// Operations of partitions' files under way.
     pub(crate) segment_operations: BTreeMap<OperationId, GroupId>,
     pub(crate) checkpoints: CheckpointStart,
@@ -119,11 +128,13 @@ pub struct Broker {
     /// Groups that may have something to do.
     dirty: BTreeSet<GroupId>,
     group_output: GroupOutput,
-    removals: Vec<Removal>,
+    removals: Removals,
     segment_operations: BTreeMap<OperationId, GroupId>,
     forward_answers: Vec<(NodeId, u64, Forwarded)>,
     image: MetadataImage,
     image_moved: bool,
+    /// Where the replicas of the metadata group are, by the newest metadata that anybody spoke of.
+    metadata_members: (ImageVersion, Vec<GroupMember>),
     formation: Formation,
     keeper: IdentityKeeper,
     /// The cluster's formation is being made durable.
@@ -133,8 +144,8 @@ pub struct Broker {
     campaigns: Campaigns,
     /// Requests for the votes of replicas that are not here yet.
     early: BTreeMap<GroupId, (NodeId, peer::Envelope, RaftMessage)>,
-    /// Groups that this node removed and that its image may still show, because it is read again after a start.
-    destroyed: BTreeSet<GroupId>,
+    /// Replicas that this node removed and that its image may still show, because it is read again after a start.
+    destroyed: BTreeSet<(GroupId, ReplicaId)>,
     calls: Calls,
     registered: bool,
     register_at: Monotonic,
@@ -143,10 +154,10 @@ pub struct Broker {
     watch: Watch,
     reads: Reads,
     transfers: Transfers,
+    repairs: Repairs,
     events: VecDeque<(RequestId, Event)>,
     tick_at: Monotonic,
     ticks: u64,
-    flush_at: Monotonic,
     /// Of the files of partitions.
     sync_pace: SyncPace,
     wal_full: bool,
@@ -154,14 +165,17 @@ pub struct Broker {
     unapplied_while_slow: Option<usize>,
     /// Applied batches hold as much memory as they may: nothing more is applied until segments were written.
     tails_full: bool,
+    /// Groups that have something to apply and wait for that.
+    held_back: BTreeSet<GroupId>,
     shutdown: Shutdown,
     mint: Stream,
     jitter: Stream,
     answers: Answers,
     proposed_bytes: ProposedBytes,
     frames: Frames,
-    /// Partitions with batches in memory, or on their way to their files, and when the last one was applied.
-    live_logs: BTreeMap<GroupId, Monotonic>,
+    /// Frames that batches keep alive hold as much as they may.
+    frames_held: bool,
+    live_logs: LiveLogs,
     notices: Vec<Notice>,
     serving: bool,
     exit: Option<Exit>,
@@ -185,6 +199,8 @@ impl Broker {
             rack: config.rack.clone(),
         };
         let wal_full = wal.is_full();
+        let gone: BTreeSet<GroupId> = destroyed.iter().map(|(group, _)| *group).collect();
+        let removals = Removals::new(gone.into_iter().filter(|group| !replicas.contains_key(group)));
         let stream = |purpose| Stream::new(config.seed, config.node, purpose, identity.boot.0);
         let mut peers = Peers::new(own, recovered, stream("peers"));
         let addresses = config.peers.iter().map(|peer| (peer.node, peer.address.clone())).collect();
@@ -207,11 +223,12 @@ impl Broker {
             peer_events: Vec::new(),
             dirty: replicas.keys().copied().collect(),
             group_output: GroupOutput::default(),
-            removals: destroyed.iter().copied().map(Removal::new).collect(),
+            removals,
             segment_operations,
             forward_answers: Vec::new(),
             image: MetadataImage::empty(),
             image_moved: true,
+            metadata_members: Default::default(),
             formation,
             keeper,
             forming: false,
@@ -220,7 +237,7 @@ impl Broker {
             campaigns: Campaigns::default(),
             early: BTreeMap::new(),
             destroyed,
-            calls: Calls::new(identity.boot),
+            calls: Calls::new(identity.directory, identity.boot),
             registered: false,
             register_at: now.monotonic,
             producer_ids: ProducerIds::default(),
@@ -228,21 +245,23 @@ impl Broker {
             watch: Watch::default(),
             reads: Reads::default(),
             transfers: Transfers::default(),
+            repairs: Repairs::default(),
             events: VecDeque::new(),
             tick_at: now.monotonic + limits::TICK,
             ticks: 0,
-            flush_at: now.monotonic,
             sync_pace: SyncPace::default(),
             wal_full,
             unapplied_while_slow: None,
             tails_full: false,
+            held_back: BTreeSet::new(),
             shutdown: Shutdown::default(),
             mint: stream("mint"),
             jitter: stream("campaign"),
             answers: Answers::default(),
             proposed_bytes: ProposedBytes::default(),
             frames: Frames::default(),
-            live_logs: replicas.keys().map(|group| (*group, now.monotonic)).collect(),
+            frames_held: false,
+            live_logs: LiveLogs::new(now.monotonic, replicas.keys().copied()),
             notices: vec![Notice::Recovered],
             serving: false,
             exit: None,
@@ -250,6 +269,7 @@ impl Broker {
             identity,
             config,
         };
+        broker.start_repairs();
         broker.start_campaigns(now);
         broker.join_metadata(now);
         Ok(broker)
@@ -305,6 +325,7 @@ impl Broker {
             self.take_wal_events(now);
             self.campaign_where_due(now);
             self.advance_groups(now, effects);
+            self.advance_repairs(now);
             self.advance_transfers(now);
             self.advance_metadata(now, effects);
             self.send_forward_answers(now);
@@ -320,6 +341,8 @@ impl Broker {
 
     /// Ends a turn: what was gathered leaves.
     pub(crate) fn finish(&mut self, now: Now, effects: &mut Effects) {
+        // A checkpoint waits for logs that are being written, and goes on in the turn in which the last of them is done.
+        self.settle_logs(now, effects);
         self.advance_checkpoint(now, effects);
         // Once per turn, when everything that the turn appends is there: it shares one write and one sync.
         self.wal.poll(now, effects, &mut self.ids, &mut self.wal_events);
@@ -398,10 +421,14 @@ impl Broker {
     pub(crate) fn next_deadline(&self) -> Option<Monotonic> {
         let fixed = [Some(self.tick_at), self.wal.next_deadline(), self.peers.next_deadline(), self.deadlines.next()];
         // What is in memory is looked at now and then: it is written, or no longer kept.
-        let look = (!self.live_logs.is_empty()).then_some(self.flush_at);
+        let look = (!self.live_logs.is_empty()).then_some(self.live_logs.look_at());
         let checkpoint = self.checkpoint_deadline();
         let rest = [self.calls.next_deadline(), self.campaigns.at, self.formation.next_deadline(), look, checkpoint];
-        let rest = rest.into_iter().chain([self.transfers.next_deadline()]);
+        let rest = rest.into_iter().chain([
+            self.transfers.next_deadline(),
+            self.repairs.next_deadline(),
+            self.register_deadline(),
+        ]);
         let earliest_of = fixed.into_iter().chain(rest).fold(None, earliest);
         // What is left over from this turn is done in the next one, at once.
         let idle = self.peer_events.is_empty() && self.dirty.is_empty() && self.events.is_empty();
@@ -414,9 +441,10 @@ impl Broker {
         }
     }
 
-    /// Whether requests may be started: not before the first checkpoint of a start.
+    /// Whether requests may be started: not before the first checkpoint of a start, and not by a node with a new disk
+    /// before it knows of the topics that there are.
     pub(crate) fn takes_requests(&self) -> bool {
-        self.checkpoints.has_begun()
+        self.checkpoints.has_begun() && (self.image.cluster().is_some() || !self.formation.is_replacement())
     }
 
     pub(crate) fn image(&self) -> &MetadataImage {

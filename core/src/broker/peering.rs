@@ -2,7 +2,7 @@
 
 use slog::{info, warn};
 
-use super::{Broker, controller, transfer};
+use super::{Broker, controller, joining, repair, transfer};
 use crate::{
     ids::NodeId,
     io::Exit,
@@ -32,6 +32,7 @@ impl Broker {
                         // If it does not get there, the next connection brings it.
                         let _ = self.peers.send_control(now, node, GOSSIP, bytes);
                     }
+                    self.tell_metadata_members(now, node);
                 }
                 PeerEvent::Down(node) => {
                     info!(self.logger, "a node cannot be reached"; "node" => node.0);
@@ -42,7 +43,7 @@ impl Broker {
                     // A call may have been lost with the link; what became of it is unknown.
                     self.calls.peer_lost(node);
                 }
-                PeerEvent::Hello { from, boot, cluster, hello } => self.heard_hello(from, boot, cluster, &hello),
+                PeerEvent::Hello { from, boot: _, cluster: _, hello } => self.heard_hello(from, &hello),
                 PeerEvent::Raft { from, envelope, message } => self.step(from, envelope, message),
                 PeerEvent::Control { from, kind, bytes } => match kind {
                     FORMATION => self.heard_formation(from, &bytes),
@@ -55,13 +56,20 @@ impl Broker {
                     }
                     transfer::QUESTION => self.heard_transfer_question(now, from, &bytes),
                     transfer::ANSWER => self.heard_transfer_answer(now, from, &bytes),
+                    repair::QUESTION => self.heard_repair_question(from, &bytes),
+                    repair::ANSWER => self.heard_repair_answer(from, &bytes),
                     controller::FORWARD => self.forwarded(now, from, &bytes),
-                    controller::FORWARDED => self.forward_answered(from, &bytes),
+                    controller::FORWARDED => self.forward_answered(now, from, &bytes),
+                    joining::MEMBERS => self.heard_metadata_members(from, &bytes),
+                    joining::REPLACED => self.told_replaced(from, &bytes),
                     unknown => {
                         warn!(self.logger, "a message of an unknown kind"; "from" => from.0, "kind" => unknown.0);
                     }
                 },
                 PeerEvent::Rejected { from, reason, .. } => {
+                    if let (Some(node), Rejection::ReplacedDirectory(directory)) = (from, &reason) {
+                        self.heard_replaced_directory(now, node, *directory);
+                    }
                     if let Rejection::PositionLost { .. } = reason {
                         self.exit.get_or_insert(Exit::Refused(format!(
                             "{reason}: this disk lost what it had made durable, so this node must not vote as itself"

@@ -123,7 +123,8 @@ impl Broker {
                 if announces_state(&message) {
                     announced.push(to);
                 }
-                let Some(node) = replica.creation.member(to).map(|member| member.node) else { continue };
+                // A replica without a node is gone with its disk.
+                let Some(node) = replica.node_of(to).filter(|node| *node != self.config.node) else { continue };
                 let envelope = Envelope { group: id, from: replica.group.replica(), to, epoch: FIRST_EPOCH };
                 if self.peers.send_raft(now, node, envelope, message).is_err() {
                     replica.group.unreachable(to);
@@ -135,7 +136,7 @@ impl Broker {
             let role = out.role.take();
             let snapshots_wanted: Vec<_> = out.snapshots_wanted.drain(..).collect();
             let offer = out.snapshot_offer.take();
-            // Membership does not change yet.
+            let memberships: Vec<_> = out.memberships.drain(..).collect();
             out.clear();
             for to in announced {
                 self.state_announced(now.monotonic, id, to);
@@ -151,6 +152,9 @@ impl Broker {
             }
             if let Some(change) = role {
                 self.role_changed(now, id, change);
+            }
+            for change in memberships {
+                self.membership_applied(id, &change);
             }
             self.apply_committed(now, id);
             self.start_serving(now, id);
@@ -172,6 +176,7 @@ impl Broker {
         loop {
             let Some(replica) = self.replicas.get_mut(&id) else { return };
             if self.tails_full && replica.partition().is_some() {
+                self.held_back.insert(id);
                 return;
             }
             match replica.group.next_committed(APPLY_BYTES) {
@@ -293,7 +298,7 @@ impl Broker {
         };
         let known = envelope.to == replica.group.replica()
             && envelope.epoch == FIRST_EPOCH
-            && replica.creation.member(envelope.from).is_some_and(|member| member.node == from);
+            && replica.node_of(envelope.from) == Some(from);
         if !known {
             return;
         }
@@ -321,7 +326,8 @@ impl Broker {
     fn keep_early(&mut self, from: NodeId, envelope: Envelope, message: RaftMessage) {
         // Anything else is sent again, and what carries bytes would keep its frame in memory.
         let is_kept = asks_for_vote_only(&message);
-        let may_come = !self.image.is_deleted(envelope.group) && !self.destroyed.contains(&envelope.group);
+        let may_come =
+            !self.image.is_deleted(envelope.group) && !self.destroyed.contains(&(envelope.group, envelope.to));
         let room = self.early.len() < limits::EARLY_VOTES_MAX || self.early.contains_key(&envelope.group);
         if is_kept && may_come && room {
             self.early.insert(envelope.group, (from, envelope, message));

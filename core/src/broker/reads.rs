@@ -13,7 +13,7 @@ use slog::error;
 
 use bytes::Bytes;
 
-use super::{Broker, runs::Run, transfer::PendingAnswer};
+use super::{Broker, repair::AskedFor, runs::Run, transfer::PendingAnswer};
 use crate::{
     api::{Event, Waiter},
     ids::{GroupId, LeaderEpoch, LogIndex, Offset, OperationId},
@@ -86,16 +86,39 @@ pub(super) struct Reads {
 }
 
 #[derive(Debug)]
-enum Purpose {
-    Fetch { group: GroupId, plan: ReadPlan, waiter: Waiter },
-    Search { group: GroupId, plan: ReadPlan, waiter: Waiter, goal: i64 },
-    Entries { group: GroupId, first: LogIndex, run: Run },
-    Transfer { group: GroupId, plan: ReadPlan, pending: Box<PendingAnswer> },
+pub(super) enum Purpose {
+    Fetch {
+        group: GroupId,
+        plan: ReadPlan,
+        waiter: Waiter,
+    },
+    Search {
+        group: GroupId,
+        plan: ReadPlan,
+        waiter: Waiter,
+        goal: i64,
+    },
+    Entries {
+        group: GroupId,
+        first: LogIndex,
+        run: Run,
+    },
+    Transfer {
+        group: GroupId,
+        plan: ReadPlan,
+        pending: Box<PendingAnswer>,
+    },
+    /// For a replica of another node that lost it.
+    Repair {
+        read: EntryRead,
+        asked: Box<AskedFor>,
+    },
 }
 
 /// Entries of a group that are wanted together.
 #[derive(Debug)]
 struct EntryBatch {
+    /// None where it was not read yet, or is not what was written.
     payloads: Vec<Option<Payload>>,
     missing: usize,
 }
@@ -105,6 +128,7 @@ impl Reads {
     pub(super) fn entry_files(&self) -> impl Iterator<Item = EntryFile> {
         self.open.values().filter_map(|purpose| match purpose {
             Purpose::Entries { run, .. } => Some(run.file),
+            Purpose::Repair { read, .. } => Some(read.location.file),
             Purpose::Fetch { .. } | Purpose::Search { .. } | Purpose::Transfer { .. } => None,
         })
     }
@@ -132,7 +156,7 @@ impl Reads {
         self.entries.range((group, LogIndex(0))..=(group, LogIndex(u64::MAX))).next().is_some()
     }
 
-    fn start(&mut self, id: OperationId, action: DiskAction, purpose: Purpose) {
+    pub(super) fn start(&mut self, id: OperationId, action: DiskAction, purpose: Purpose) {
         if let Purpose::Fetch { plan, .. } = &purpose {
             self.fetch_bytes += plan.bytes();
         }
@@ -257,8 +281,7 @@ impl Broker {
         }
         let batch = self.reads.entries.remove(&(group, first)).expect("looked at above");
         let Some(replica) = self.replicas.get_mut(&group) else { return };
-        let payloads = batch.payloads.into_iter().map(|payload| payload.expect("none is missing")).collect();
-        replica.group.fetched(first, payloads);
+        replica.group.fetched_partly(first, batch.payloads);
         self.mark(group);
     }
 
@@ -272,19 +295,45 @@ impl Broker {
                 let bytes = match result {
                     Ok(DiskOutput::Read(bytes)) => bytes,
                     Ok(DiskOutput::Done | DiskOutput::List(_)) => unreachable!("a read returns bytes"),
+                    // Of several entries, one may be the reason: each is read by itself.
+                    Err(DiskError::Io { .. }) if run.entries.len() > 1 => {
+                        for (place, read) in run.entries {
+                            let run = Run::of(place, read);
+                            let id = self.ids.next_id();
+                            self.reads.start(id, run.action(), Purpose::Entries { group, first, run });
+                        }
+                        return Ok(());
+                    }
+                    Err(DiskError::Io { .. }) => Bytes::new(),
                     Err(error) => {
                         let file = run.file.name().path();
                         return Err(Exit::DiskFailed { operation: "read", file, error });
                     }
                 };
                 for (place, read) in &run.entries {
-                    let (context, data) = read.check(run.slice(&bytes, read)).map_err(Exit::from)?;
+                    let payload = read.check(run.slice(&bytes, read)).ok();
+                    if payload.is_none() {
+                        self.entry_damaged(read);
+                    }
                     if let Some(batch) = self.reads.entries.get_mut(&(group, first)) {
-                        batch.payloads[*place] = Some(Payload { context, data });
+                        batch.payloads[*place] = payload.map(|(context, data)| Payload { context, data });
                         batch.missing -= 1;
                     }
                 }
                 self.finish_entries(group, first);
+            }
+            Purpose::Repair { read, asked } => {
+                let payload = match result {
+                    Ok(DiskOutput::Read(bytes)) => read.check(bytes).ok(),
+                    Ok(DiskOutput::Done | DiskOutput::List(_)) => unreachable!("a read returns bytes"),
+                    Err(DiskError::Io { .. }) => None,
+                    Err(error) => {
+                        let file = read.location.file.name().path();
+                        return Err(Exit::DiskFailed { operation: "read", file, error });
+                    }
+                };
+                let payload = payload.map(|(context, data)| Payload { context, data });
+                self.repair_read_ended(&read, &asked, payload);
             }
             Purpose::Fetch { group, plan, waiter } => {
                 self.reads.fetch_bytes -= plan.bytes();
@@ -368,9 +417,7 @@ impl Broker {
 
     /// The partition was deleted while its log was read.
     fn read_of_removed(&mut self, group: GroupId, plan: ReadPlan) {
-        if let Some(removal) = self.removals.iter_mut().find(|removal| removal.group() == group) {
-            removal.read_ended(plan);
-        }
+        self.removals.read_ended(group, plan);
     }
 }
 

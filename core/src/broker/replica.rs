@@ -6,7 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use super::proposals::{Proposal, ProposalQueue};
+use super::{
+    places::Places,
+    proposals::{Proposal, ProposalQueue},
+};
 use crate::{
     api::Waiter,
     command::{CommandHeader, FEATURE_LEVEL, WaiterToken},
@@ -26,6 +29,9 @@ use crate::{
 pub(crate) struct Replica {
     pub(super) group: Group,
     pub(super) creation: GroupCreation,
+    pub(super) places: Places,
+    /// The group shall not have the members, or not all of them, that it was created with.
+    pub(super) has_moved: bool,
     pub(super) machine: Machine,
     /// A transferred state is about to take this one's place: the group is left alone until it has.
     pub(super) suspended: bool,
@@ -90,6 +96,8 @@ impl Replica {
     pub(crate) fn new(group: Group, creation: GroupCreation, machine: Machine) -> Self {
         Self {
             group,
+            places: Places::of_creation(&creation),
+            has_moved: false,
             creation,
             machine,
             suspended: false,
@@ -114,7 +122,17 @@ impl Replica {
     }
 
     pub(super) fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
-        self.creation.member(replica).map(|member| member.node)
+        self.places.node_of(replica)
+    }
+
+    /// The metadata place the group's replicas there. `has_moved`: they are not those of the creation.
+    pub(super) fn place(&mut self, places: Places, has_moved: bool) {
+        for (replica, _) in places.ranked() {
+            // It may speak before this replica hears that it was added.
+            self.group.introduce(replica);
+        }
+        self.places = places;
+        self.has_moved = has_moved;
     }
 
     /// The node that leads the group, as far as this replica knows.

@@ -64,7 +64,7 @@ impl Broker {
                 .filter(|member| {
                     member.replica != own
                         && replica.group.membership().is_voter(member.replica)
-                        && replica.creation.member(member.replica).is_some_and(|m| self.peers.is_up(m.node))
+                        && replica.node_of(member.replica).is_some_and(|node| self.peers.is_up(node))
                 })
                 .collect();
             leads |= !candidates.is_empty();

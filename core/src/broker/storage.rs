@@ -14,10 +14,6 @@ use crate::{
     time::{Monotonic, Now},
 };
 
-/// Partitions are looked at this often at most when nothing forces it.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// Many partitions are looked at less often: a look at all of them takes the same share of time.
-const LOOK_INTERVAL_PER_LOG: Duration = Duration::from_micros(20);
 /// A partition without new batches for so long keeps nothing in memory for readers.
 const IDLE_AFTER: Duration = Duration::from_secs(30);
 
@@ -64,53 +60,65 @@ fn is_other_sync(action: &DiskAction) -> bool {
 impl Broker {
     pub(super) fn write_behind(&mut self, now: Now, effects: &mut Effects) {
         self.reads.take_operations(effects);
-        for removal in &mut self.removals {
-            removal.poll(effects, &mut self.ids);
+        self.removals.poll(self.wal.durable(), effects, &mut self.ids);
+        self.settle_logs(now, effects);
+        if now.monotonic >= self.live_logs.look_at() {
+            self.look_at_logs(now, effects);
         }
-        self.removals.retain(|removal| !removal.is_done());
-        if now.monotonic < self.flush_at {
-            return;
+        self.begin_writes(now, effects);
+        // Batches wait in the Raft log, whose own budget then holds producers back, until there is room for them here.
+        self.tails_full = self.live_logs.is_full();
+        if !self.tails_full {
+            self.dirty.append(&mut self.held_back);
+        } else if !self.live_logs.is_urgent() {
+            self.live_logs.look_soon();
         }
-        self.flush_at = now.monotonic + LOOK_INTERVAL + LOOK_INTERVAL_PER_LOG * self.live_logs.len() as u32;
-        let logs = || self.live_logs.keys().filter_map(|id| Some(&self.replicas.get(id)?.partition()?.log));
-        let memory: usize = logs().map(|log| log.memory_bytes()).sum();
-        let mut writing = logs().filter(|log| log.is_writing()).count();
+    }
+
+    /// Goes on with what changed in this turn.
+    pub(super) fn settle_logs(&mut self, now: Now, effects: &mut Effects) {
+        let Self { replicas, live_logs, segment_operations, sync_pace, ids, frames_held, .. } = self;
+        let mut files = Files { now: now.monotonic, operations: segment_operations, pace: sync_pace, ids, effects };
+        let pressed = *frames_held || live_logs.memory() > SHARD_TAIL_BYTES_MAX / 2;
+        for id in live_logs.take_touched() {
+            let mut log = replicas.get_mut(&id).and_then(|replica| replica.partition_mut()).map(|own| &mut own.log);
+            if let Some(log) = &mut log {
+                files.poll(log, 0);
+                let last = live_logs.last_append(id);
+                let idle = last.is_some_and(|at| now.monotonic.since(at) >= IDLE_AFTER);
+                log.release(if pressed || idle { 0 } else { TAIL_KEEP_BYTES });
+            }
+            live_logs.settle(id, log.as_deref());
+        }
+    }
+
+    /// Looks at all logs that have something, and chooses what is written next.
+    fn look_at_logs(&mut self, now: Now, effects: &mut Effects) {
         let frames = self.frames.bytes();
-        let held = frames > FRAMES_BYTES_MAX;
-        let pressed = held || memory > SHARD_TAIL_BYTES_MAX / 2;
-        let unwritten: Vec<Unwritten> = logs().map(|log| log.unwritten()).collect();
-        let due = writes_due(&unwritten, memory, held, now.monotonic);
+        self.frames_held = frames > FRAMES_BYTES_MAX;
+        let groups: Vec<GroupId> = self.live_logs.groups().collect();
+        groups.into_iter().for_each(|group| self.live_logs.touch(group));
+        self.settle_logs(now, effects);
+        let logs = self.live_logs.groups().filter_map(|id| Some(&self.replicas.get(&id)?.partition()?.log));
+        let unwritten: Vec<Unwritten> = logs.map(|log| log.unwritten()).collect();
+        let writes = writes_due(&unwritten, self.live_logs.memory(), self.frames_held, now.monotonic);
+        self.live_logs.looked(now.monotonic, self.replicas.len(), writes);
+        self.evict_entries(frames.saturating_sub(FRAMES_BYTES_MAX));
+    }
+
+    /// Begins to write what was chosen, and what a checkpoint waits for: it shall not carry that.
+    fn begin_writes(&mut self, now: Now, effects: &mut Effects) {
         let Self { replicas, live_logs, segment_operations, sync_pace, ids, checkpoints, .. } = self;
         let mut files = Files { now: now.monotonic, operations: segment_operations, pace: sync_pace, ids, effects };
-        // A checkpoint waits for what it shall not carry.
-        let waited_for = checkpoints.flush.iter().map(|id| (*id, true));
-        for (id, is_urgent) in waited_for.chain(due.groups.into_iter().map(|id| (id, due.urgent))) {
-            if writing >= SEGMENT_FILES_MAX || !is_urgent && !files.pace.allows(now.monotonic) {
-                break;
-            }
+        while live_logs.writing() < SEGMENT_FILES_MAX {
+            let may_be_chosen = live_logs.is_urgent() || files.pace.allows(now.monotonic);
+            let chosen = || if may_be_chosen { live_logs.next_chosen() } else { None };
+            let Some(id) = checkpoints.flush.pop_front().or_else(chosen) else { break };
             let Some(partition) = replicas.get_mut(&id).and_then(|replica| replica.partition_mut()) else { continue };
             if !partition.log.is_writing() && files.poll(&mut partition.log, SEGMENT_WRITE_BYTES_MAX) > 0 {
-                writing += 1;
+                live_logs.settle(id, Some(&partition.log));
             }
         }
-        live_logs.retain(|id, appended| {
-            let Some(partition) = replicas.get_mut(id).and_then(|replica| replica.partition_mut()) else {
-                return false;
-            };
-            let log = &mut partition.log;
-            files.poll(log, 0);
-            let idle = now.monotonic.since(*appended) >= IDLE_AFTER;
-            log.release(if pressed || idle { 0 } else { TAIL_KEEP_BYTES });
-            // Nothing is left to be written, followed or dropped: it costs nothing until the next batch.
-            log.memory_bytes() > 0 || log.unsynced_bytes() > 0 || log.is_writing()
-        });
-        // Batches wait in the Raft log, whose own budget then holds producers back, until there is room for them here.
-        let was_full = std::mem::replace(&mut self.tails_full, memory > SHARD_TAIL_BYTES_MAX);
-        if was_full && !self.tails_full {
-            self.dirty.extend(self.replicas.keys());
-        }
-        let beyond = frames.saturating_sub(FRAMES_BYTES_MAX);
-        self.evict_entries(beyond);
     }
 
     /// Raft entries are kept in memory for followers and apply, within a budget for all groups.
@@ -139,20 +147,15 @@ impl Broker {
         operation: OperationId,
         result: Result<DiskOutput, DiskError>,
     ) -> Result<(), Exit> {
-        if let Some(group) = self.segment_operations.remove(&operation)
-            && let Some(partition) = self.replicas.get_mut(&group).and_then(|replica| replica.partition_mut())
-        {
-            partition.log.handle(operation, result)?;
-            self.live_logs.entry(group).or_default();
-            self.flush_at = Monotonic(0);
-            return Ok(());
-        }
-        for removal in &mut self.removals {
-            if removal.handle(operation, result.clone())? {
-                return Ok(());
-            }
-        }
-        // The log of a partition that is gone; its removal has seen it or is over.
+        let Some(group) = self.segment_operations.remove(&operation) else {
+            return self.removals.handle(operation, result);
+        };
+        let Some(partition) = self.replicas.get_mut(&group).and_then(|replica| replica.partition_mut()) else {
+            // The log of a partition that is gone.
+            return self.removals.handle_of(group, operation, result);
+        };
+        partition.log.handle(operation, result)?;
+        self.live_logs.operation_done(group);
         Ok(())
     }
 }

@@ -18,17 +18,19 @@ use crate::{
     io::{Effects, Notice},
     metadata::{
         MetadataCommand, MetadataOutcome, MetadataResponse, TopicName,
-        commands::{AllocateProducerIds, CreateTopic, DeleteTopic, RegisterNode},
+        commands::{AllocateProducerIds, CreateTopic, DeleteTopic, RegisterNode, ReplaceNode},
         node::Registration,
         placement::{Demand, Placer},
         refusal::Refusal,
     },
     session::RequestId,
-    time::Now,
+    time::{Monotonic, Now},
 };
 
 /// A registration that was refused or lost is tried again after this.
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
+/// No registration is due, because one is under way.
+const UNDER_WAY: Monotonic = Monotonic(u64::MAX);
 
 impl Broker {
     /// The command that creates a topic, placed beside others of the same request.
@@ -166,12 +168,18 @@ impl Broker {
         self.mark(GroupId::METADATA);
     }
 
+    /// When this node registers, or tries again.
+    pub(super) fn register_deadline(&self) -> Option<Monotonic> {
+        let waits = !self.registered && self.identity.cluster.is_some() && self.register_at != UNDER_WAY;
+        waits.then_some(self.register_at)
+    }
+
     fn register_if_due(&mut self, now: Now) {
         if self.registered || now.monotonic < self.register_at || self.identity.cluster.is_none() {
             return;
         }
-        self.register_at = crate::time::Monotonic(u64::MAX);
-        let command = RegisterNode {
+        self.register_at = UNDER_WAY;
+        let registration = RegisterNode {
             node: self.config.node,
             directory: self.identity.directory,
             registration: Registration {
@@ -180,7 +188,12 @@ impl Broker {
                 rack: self.config.rack.clone(),
             },
         };
-        self.calls.start(now.monotonic, MetadataCommand::RegisterNode(command), Caller::Registration);
+        let command = if self.formation.is_replacement() {
+            MetadataCommand::ReplaceNode(ReplaceNode(registration))
+        } else {
+            MetadataCommand::RegisterNode(registration)
+        };
+        self.calls.start(now.monotonic, command, Caller::Registration);
     }
 
     fn call_ended(&mut self, now: Now, ended: Ended) {
@@ -228,7 +241,7 @@ impl Broker {
         }
     }
 
-    pub(super) fn forward_answered(&mut self, from: NodeId, bytes: &[u8]) {
+    pub(super) fn forward_answered(&mut self, now: Now, from: NodeId, bytes: &[u8]) {
         let Ok((call, outcome)) = Forwarded::decode(bytes) else {
             warn!(self.logger, "the answer to a forwarded command cannot be read"; "from" => from.0);
             return;
@@ -238,7 +251,12 @@ impl Broker {
             return;
         }
         match outcome {
-            Forwarded::Applied(response) => self.calls.answered(call, response, self.image.version()),
+            Forwarded::Applied(response) => {
+                if let Ok(MetadataOutcome::NodeRegistered { replica, members }) = &response.result {
+                    self.taken_in(now, response.version, *replica, members.clone());
+                }
+                self.calls.answered(call, response, self.image.version());
+            }
             Forwarded::NotProposed => self.calls.not_proposed(call),
             Forwarded::Lost => self.calls.lost(call),
         }

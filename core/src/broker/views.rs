@@ -125,7 +125,7 @@ impl Broker {
             let epoch = LeaderEpoch::from_term(replica.group.term());
             let in_sync = match &gossip {
                 Some(gossip) if gossip.epoch == epoch => gossip.in_sync.clone(),
-                Some(_) | None => replica.creation.members.iter().map(|member| member.node).collect(),
+                Some(_) | None => replica.places.nodes().collect(),
             };
             Some(KnownLeader { node, epoch, in_sync })
         });

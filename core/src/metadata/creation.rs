@@ -78,16 +78,17 @@ impl GroupCreation {
 }
 
 impl GroupMember {
-    pub(super) const BYTES: usize = 29;
+    /// Of one member, encoded.
+    pub const BYTES: usize = 29;
 
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64(self.replica.0);
         out.put_i32(self.node.0);
         out.put_uuid(self.directory.0);
         out.put_bool(self.voter);
     }
 
-    pub(super) fn decode(from: &mut Decoder<'_>) -> Result<Self, CodecError> {
+    pub fn decode(from: &mut Decoder<'_>) -> Result<Self, CodecError> {
         Ok(Self {
             replica: ReplicaId(from.u64()?),
             node: NodeId(from.i32()?),

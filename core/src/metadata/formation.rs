@@ -9,6 +9,9 @@
 //! directory of the asking node: its giver accepts no record that was minted by another one, so that a record still
 //! under way from a disk that was wiped meanwhile is not taken. A directory that belongs to a cluster never leaves it.
 //!
+//! A node whose former directory the record names, but not the present one, was wiped: it belongs to that cluster all the
+//! same, forms no other, and has to be taken in by the metadata group.
+//!
 //! Does not know links or files: it is told what arrived and what became durable.
 
 use std::{
@@ -44,17 +47,11 @@ pub struct FormationRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Message {
     /// Are you empty, and configured like this? `directory` is the asking node's.
-    Ask {
-        configuration: u64,
-        directory: DirectoryId,
-    },
+    Ask { configuration: u64, directory: DirectoryId },
     /// Yes; `directory` is the answering node's, `to` the asking node's.
-    Empty {
-        configuration: u64,
-        directory: DirectoryId,
-        to: DirectoryId,
-    },
-    Formed(FormationRecord),
+    Empty { configuration: u64, directory: DirectoryId, to: DirectoryId },
+    /// The node with data directory `by` belongs to this cluster.
+    Formed { by: DirectoryId, record: FormationRecord },
 }
 
 /// What shall be done, in this order.
@@ -172,8 +169,9 @@ impl Message {
                 out.put_uuid(directory.0);
                 out.put_uuid(to.0);
             }
-            Self::Formed(record) => {
+            Self::Formed { by, record } => {
                 out.put_u8(3);
+                out.put_uuid(by.0);
                 record.put(&mut out);
             }
         }
@@ -190,7 +188,7 @@ impl Message {
                 directory: DirectoryId(from.uuid()?),
                 to: DirectoryId(from.uuid()?),
             },
-            3 => Self::Formed(FormationRecord::take(&mut from)?),
+            3 => Self::Formed { by: DirectoryId(from.uuid()?), record: FormationRecord::take(&mut from)? },
             _ => return Err(CodecError::Value("a message about formation")),
         };
         from.finish()?;
@@ -228,6 +226,16 @@ impl Formation {
         }
     }
 
+    /// The cluster was formed with another data directory of this node than the present one.
+    pub fn is_replacement(&self) -> bool {
+        let member = self.record().and_then(|record| record.member(self.own));
+        member.is_some_and(|member| member.directory != self.directory)
+    }
+
+    fn formed(&self, record: &FormationRecord) -> Bytes {
+        Message::Formed { by: self.directory, record: record.clone() }.encode()
+    }
+
     /// The node that mints: the voter with the lowest id.
     fn minter(&self) -> NodeId {
         let voters = self.nodes.iter().filter(|(_, voter)| **voter);
@@ -238,7 +246,7 @@ impl Formation {
     pub fn hello(&mut self, from: NodeId, configuration: u64, empty: bool) {
         match &self.state {
             State::Formed(record) if empty => {
-                let bytes = Message::Formed(record.clone()).encode();
+                let bytes = self.formed(record);
                 self.steps.push(Step::Send { to: from, bytes });
             }
             State::Empty { .. } if empty && configuration != self.configuration => {
@@ -254,15 +262,15 @@ impl Formation {
     pub fn message(&mut self, from: NodeId, bytes: &[u8]) -> Result<(), CodecError> {
         let message = Message::decode(bytes)?;
         let minter = self.minter();
+        let own = self.directory;
         match (message, &mut self.state) {
             (Message::Ask { .. }, State::Formed(record)) => {
-                let bytes = Message::Formed(record.clone()).encode();
+                let bytes = Message::Formed { by: own, record: record.clone() }.encode();
                 self.steps.push(Step::Send { to: from, bytes });
             }
             (Message::Ask { configuration, directory }, State::Empty { promised, .. }) => {
                 if configuration == self.configuration && from == minter {
                     *promised = Some(directory);
-                    let own = self.directory;
                     let answer = Message::Empty { configuration, directory: own, to: directory };
                     self.steps.push(Step::Send { to: from, bytes: answer.encode() });
                 }
@@ -273,18 +281,24 @@ impl Formation {
                     self.mint_if_complete();
                 }
             }
-            (Message::Formed(record), State::Empty { promised, .. }) => {
+            (Message::Formed { by, record }, State::Empty { promised, .. }) => {
                 let promised = *promised;
-                self.join(record, promised, minter);
+                self.join(record, (from, by), promised, minter);
             }
             (Message::Ask { .. }, State::Forming(_))
-            | (Message::Empty { .. } | Message::Formed(_), State::Forming(_) | State::Formed(_)) => {}
+            | (Message::Empty { .. } | Message::Formed { .. }, State::Forming(_) | State::Formed(_)) => {}
         }
         Ok(())
     }
 
-    /// A record arrived at this empty node.
-    fn join(&mut self, record: FormationRecord, promised: Option<DirectoryId>, minter: NodeId) {
+    /// A record arrived at this empty node, told by another one that belongs to that cluster.
+    fn join(
+        &mut self,
+        record: FormationRecord,
+        (from, by): (NodeId, DirectoryId),
+        promised: Option<DirectoryId>,
+        minter: NodeId,
+    ) {
         let Some(member) = record.member(self.own) else {
             self.steps.push(Step::Refuse(format!(
                 "the cluster {} was formed without node {}; nodes that join later are not supported yet",
@@ -292,18 +306,14 @@ impl Formation {
             )));
             return;
         };
-        if member.directory != self.directory {
-            self.steps.push(Step::Refuse(format!(
-                "node {} is a member of cluster {} with data directory {}, but this directory is {}: its disk was replaced or --data-dir names another place; \
-                 start it with its own directory, or give the new one a node id of its own",
-                self.own, record.cluster, member.directory, self.directory
-            )));
-            return;
-        }
-        // The record names this very directory, so its minter was given our answer; but an older one of a minter
-        // whose disk was wiped since must not win over the promise given to its successor.
+        // The record's minter was given the answer of this directory, or of one this node had before; but an older record
+        // of a minter whose disk was wiped since must not win over the promise given to its successor. The successor itself
+        // releases from it: it forms nothing once it belongs to a cluster. And whoever was wiped as well belongs to a
+        // cluster that another node has, which promises the successor nothing.
         let minted_by = record.member(minter).map(|member| member.directory);
-        if promised.is_some() && minted_by != promised {
+        let was_wiped = member.directory != self.directory;
+        let is_released = if from == minter { promised == Some(by) } else { was_wiped };
+        if promised.is_some() && minted_by != promised && !is_released {
             return;
         }
         self.form(record);
@@ -350,7 +360,7 @@ impl Formation {
     pub fn durable(&mut self) {
         let State::Forming(record) = &self.state else { unreachable!("only a record under way becomes durable") };
         let record = record.clone();
-        let bytes = Message::Formed(record.clone()).encode();
+        let bytes = self.formed(&record);
         for node in self.nodes.keys().filter(|node| **node != self.own) {
             self.steps.push(Step::Send { to: *node, bytes: bytes.clone() });
         }

@@ -237,15 +237,50 @@ fn a_node_that_every_message_missed_asks_for_the_record() {
 }
 
 #[test]
-fn a_wiped_node_is_refused_and_forms_nothing() {
+fn a_wiped_node_joins_the_cluster_that_there_is_and_forms_none() {
     let mut world = World::new(THREE);
     world.settle();
     let before = world.clusters();
+    for id in [1, 3] {
+        world.wipe(id);
+        world.settle();
+        assert_eq!(world.clusters(), before);
+        let node = &world.nodes[&NodeId(id)];
+        assert_eq!((node.refused.as_ref(), node.identity.cluster.is_some()), (None, true));
+        assert!(node.formation.is_replacement());
+    }
+    assert!(!world.nodes[&NodeId(2)].formation.is_replacement());
+    world.crash(1);
+    assert!(world.nodes[&NodeId(1)].formation.is_replacement(), "it still is after a restart");
+}
+
+/// The record reached one node only; another one has promised itself to the wiped minter's new directory.
+#[test]
+fn a_minter_that_was_wiped_releases_who_promised_itself_to_it() {
+    let mut world = World::new(&[(1, true), (2, true), (3, true)]);
+    world.poll(1);
+    while !world.network.is_empty() {
+        world.deliver(0, false);
+    }
+    world.sync(1);
+    world.network.retain(|(_, to, _)| to.0 == 2);
+    while !world.network.is_empty() {
+        world.deliver(0, false);
+    }
+    world.sync(2);
+    world.network.clear();
+    let before = world.clusters();
     world.wipe(1);
+    world.network.retain(|(_, to, _)| to.0 == 3);
+    world.now.monotonic = world.now.monotonic + ASK_INTERVAL;
+    world.poll(1);
+    world.network.retain(|(from, to, _)| (from.0, to.0) == (1, 3));
+    while !world.network.is_empty() {
+        world.deliver(0, false);
+    }
     world.settle();
     assert_eq!(world.clusters(), before);
-    let sentence = world.nodes[&NodeId(1)].refused.as_deref().unwrap();
-    assert!(sentence.contains("data directory"), "{sentence}");
+    assert!(world.nodes.values().all(|node| node.identity.cluster.is_some()));
 }
 
 proptest! {

@@ -13,7 +13,7 @@ use super::{
     node::Node,
     topic::{Partition, Topic, TopicName},
 };
-use crate::ids::{ClusterId, DirectoryId, GroupId, ImageVersion, NodeId, PartitionIndex, TopicId};
+use crate::ids::{ClusterId, DirectoryId, GroupId, ImageVersion, NodeId, PartitionIndex, ReplicaId, TopicId};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MetadataImage {
@@ -64,6 +64,17 @@ impl MetadataImage {
     /// All members in the order of their id, up or not.
     pub fn nodes(&self) -> impl ExactSizeIterator<Item = &Node> {
         self.nodes.values().map(Arc::as_ref)
+    }
+
+    /// Where the replicas of the metadata group shall be, in the order of the nodes.
+    pub fn metadata_members(&self) -> Vec<GroupMember> {
+        let member = |node: &Node| GroupMember {
+            replica: node.metadata_replica,
+            node: node.id,
+            directory: node.directory,
+            voter: node.voter,
+        };
+        self.nodes().map(member).collect()
     }
 
     pub fn is_live(&self, node: NodeId) -> bool {
@@ -184,7 +195,7 @@ impl Topic {
         Some(GroupCreation {
             group: partition.group,
             topic: Some((self.id, index)),
-            members: partition.replicas.iter().map(member).collect(),
+            members: partition.created_with().iter().map(member).collect(),
             configs: self.configs.clone(),
         })
     }
@@ -209,14 +220,15 @@ impl MetadataDelta {
         self.created.is_empty() && self.changed.is_empty() && self.deleted.is_empty() && self.nodes.is_empty()
     }
 
-    /// Groups that a node with this data directory must host now: those of new topics. The caller skips what it hosts
-    /// already, which happens when it compares with an image older than its groups.
-    pub fn creations(&self, node: NodeId, directory: DirectoryId) -> impl Iterator<Item = GroupCreation> {
-        self.created.iter().flat_map(move |topic| {
-            let hosted = topic.partitions.iter().zip(0..).filter(move |(partition, _)| {
-                partition.replicas.iter().any(|replica| replica.node == node && replica.directory == directory)
+    /// Groups of new and changed topics that a node with this data directory must host, and its replica of each: one
+    /// that the creation names, or one that joins later and starts empty. The caller skips what it hosts already.
+    pub fn creations(&self, node: NodeId, directory: DirectoryId) -> impl Iterator<Item = (GroupCreation, ReplicaId)> {
+        self.created.iter().chain(&self.changed).flat_map(move |topic| {
+            let hosted = topic.partitions.iter().zip(0..).filter_map(move |(partition, index)| {
+                let here = |replica: &&super::topic::Replica| (replica.node, replica.directory) == (node, directory);
+                Some((index, partition.replicas.iter().find(here)?.id))
             });
-            hosted.filter_map(|(_, index)| topic.creation(PartitionIndex(index)))
+            hosted.filter_map(|(index, replica)| Some((topic.creation(PartitionIndex(index))?, replica)))
         })
     }
 

@@ -12,8 +12,10 @@ pub struct Node {
     pub id: NodeId,
     /// Votes in the metadata group; all others are its learners.
     pub voter: bool,
-    /// The data directory this node had when it joined. Another one under the same node id is refused.
+    /// The data directory this node has: the one it joined with, or the last one that took its place.
     pub directory: DirectoryId,
+    /// Directories it had before, in the order in which they were replaced. None of them ever comes back.
+    pub replaced: Vec<DirectoryId>,
     /// Its replica of the metadata group.
     pub metadata_replica: ReplicaId,
     /// What the node said of itself at its last start; `None` until it registered for the first time.
@@ -65,6 +67,10 @@ impl Node {
         out.put_i32(self.id.0);
         out.put_bool(self.voter);
         out.put_uuid(self.directory.0);
+        out.put_count(self.replaced.len());
+        for directory in &self.replaced {
+            out.put_uuid(directory.0);
+        }
         out.put_u64(self.metadata_replica.0);
         out.put_bool(self.up);
         out.put_bool(self.registration.is_some());
@@ -77,9 +83,10 @@ impl Node {
         let id = NodeId(from.i32()?);
         let voter = from.bool()?;
         let directory = DirectoryId(from.uuid()?);
+        let replaced = from.list(16, |from| Ok(DirectoryId(from.uuid()?)))?;
         let metadata_replica = ReplicaId(from.u64()?);
         let up = from.bool()?;
         let registration = if from.bool()? { Some(Registration::decode(from)?) } else { None };
-        Ok(Self { id, voter, directory, metadata_replica, registration, up })
+        Ok(Self { id, voter, directory, replaced, metadata_replica, registration, up })
     }
 }

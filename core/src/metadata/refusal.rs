@@ -25,6 +25,19 @@ pub enum Refusal {
         "node {node} is registered with directory {registered}, not with {offered}: its data directory was replaced"
     )]
     UnknownDirectory { node: NodeId, registered: DirectoryId, offered: DirectoryId },
+    #[error(
+        "node {node} has data directory {registered} by now: {offered} was replaced and never comes back; remove that directory and start the node with an empty one"
+    )]
+    ReplacedDirectory { node: NodeId, registered: DirectoryId, offered: DirectoryId },
+    #[error(
+        "node {node} is up with data directory {registered}, so {offered} does not take its place: is another process running with this node id?"
+    )]
+    DirectoryInUse { node: NodeId, registered: DirectoryId, offered: DirectoryId },
+    #[error(
+        "the data directory of node {0} was replaced {max} times, and each is remembered: give the node another id",
+        max = crate::limits::NODE_REPLACEMENTS_MAX
+    )]
+    TooManyReplacements(NodeId),
     #[error("node {node} is registered with boot number {registered}, so what boot {offered} asked for is outdated")]
     StaleBoot { node: NodeId, registered: BootNumber, offered: BootNumber },
     #[error("the address or rack of a node must have 1 to 255 bytes")]
@@ -69,7 +82,11 @@ impl Refusal {
             Self::NotFormed => ErrorCode::NotController,
             Self::AlreadyFormed(_) | Self::InvalidMembers => ErrorCode::InconsistentClusterId,
             Self::UnknownNode(_) => ErrorCode::BrokerIdNotRegistered,
-            Self::UnknownDirectory { .. } => ErrorCode::DuplicateBrokerRegistration,
+            Self::UnknownDirectory { .. } | Self::ReplacedDirectory { .. } | Self::TooManyReplacements(_) => {
+                ErrorCode::DuplicateBrokerRegistration
+            }
+            // The other process may be about to be found dead.
+            Self::DirectoryInUse { .. } => ErrorCode::BrokerNotAvailable,
             Self::StaleBoot { .. } => ErrorCode::StaleBrokerEpoch,
             Self::InvalidEndpoint => ErrorCode::InvalidRegistration,
             Self::InvalidTopicName | Self::TopicNameCollision(_) => ErrorCode::InvalidTopicException,
@@ -141,6 +158,22 @@ impl Refusal {
             }
             Self::InvalidProducerIdBlock => out.put_u8(19),
             Self::ProducerIdsExhausted => out.put_u8(20),
+            Self::ReplacedDirectory { node, registered, offered } => {
+                out.put_u8(21);
+                out.put_i32(node.0);
+                out.put_uuid(registered.0);
+                out.put_uuid(offered.0);
+            }
+            Self::DirectoryInUse { node, registered, offered } => {
+                out.put_u8(22);
+                out.put_i32(node.0);
+                out.put_uuid(registered.0);
+                out.put_uuid(offered.0);
+            }
+            Self::TooManyReplacements(node) => {
+                out.put_u8(23);
+                out.put_i32(node.0);
+            }
         }
     }
 
@@ -174,6 +207,17 @@ impl Refusal {
             18 => Self::InvalidConfigValue(from.text()?.to_owned()),
             19 => Self::InvalidProducerIdBlock,
             20 => Self::ProducerIdsExhausted,
+            21 => Self::ReplacedDirectory {
+                node: NodeId(from.i32()?),
+                registered: DirectoryId(from.uuid()?),
+                offered: DirectoryId(from.uuid()?),
+            },
+            22 => Self::DirectoryInUse {
+                node: NodeId(from.i32()?),
+                registered: DirectoryId(from.uuid()?),
+                offered: DirectoryId(from.uuid()?),
+            },
+            23 => Self::TooManyReplacements(NodeId(from.i32()?)),
             _ => return Err(CodecError::Value("a refusal")),
         })
     }
@@ -209,6 +253,9 @@ mod tests {
             Refusal::InvalidConfigValue("y".to_owned()),
             Refusal::InvalidProducerIdBlock,
             Refusal::ProducerIdsExhausted,
+            Refusal::ReplacedDirectory { node, registered: DirectoryId(id), offered: DirectoryId(Uuid([4; 16])) },
+            Refusal::DirectoryInUse { node, registered: DirectoryId(id), offered: DirectoryId(Uuid([4; 16])) },
+            Refusal::TooManyReplacements(node),
         ];
         for (tag, refusal) in refusals.iter().enumerate() {
             let mut bytes = Vec::new();

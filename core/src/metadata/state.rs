@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use super::{
-    commands::{FormCluster, MetadataCommand, MetadataResponse},
+    commands::{FormCluster, MetadataCommand, MetadataOutcome, MetadataResponse},
     creation::GroupCreation,
     image::{MetadataImage, Topics},
     node::Node,
@@ -30,7 +30,7 @@ pub struct MetadataState {
     pub(super) next_producer_id: i64,
 }
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 impl Default for MetadataState {
     fn default() -> Self {
@@ -78,6 +78,12 @@ impl MetadataState {
         }
     }
 
+    /// What a node is told that belongs to the cluster.
+    pub(super) fn registered(&self, node: NodeId) -> MetadataOutcome {
+        let replica = self.image.nodes[&node].metadata_replica;
+        MetadataOutcome::NodeRegistered { replica, members: self.image.metadata_members() }
+    }
+
     pub(super) fn change_node(&mut self, node: NodeId, version: ImageVersion, change: impl FnOnce(&mut Node)) {
         let nodes = Arc::make_mut(&mut self.image.nodes);
         let node = nodes.get_mut(&node).expect("the command looked the node up before it changes it");
@@ -110,7 +116,8 @@ impl MetadataState {
             }
             next = last.0 + 1;
         }
-        let replicas = self.image.topics.by_id.values().flat_map(|topic| &topic.partitions).flat_map(|p| &p.replicas);
+        let partitions = self.image.topics.by_id.values().flat_map(|topic| &topic.partitions);
+        let replicas = partitions.flat_map(|partition| partition.replicas.iter().chain(&partition.created));
         next == self.next_group
             && replicas.map(|replica| replica.id.0).max().unwrap_or(0) < self.next_replica
             && self.image.nodes.values().all(|node| node.metadata_replica.0 < self.next_replica)
@@ -121,7 +128,7 @@ impl MetadataState {
         from.version("an image of the metadata", VERSION)?;
         let version = ImageVersion(from.u64()?);
         let cluster = if from.bool()? { Some(ClusterId(from.uuid()?)) } else { None };
-        let nodes = from.list(31, |from| Node::decode(from).map(|node| (node.id, Arc::new(node))))?;
+        let nodes = from.list(35, |from| Node::decode(from).map(|node| (node.id, Arc::new(node))))?;
         let mut topics = Topics::default();
         for _ in 0..from.count(34)? {
             let topic = Topic::decode(from)?;

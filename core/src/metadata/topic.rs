@@ -30,8 +30,12 @@ pub struct Topic {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
     pub group: GroupId,
-    /// The first one is the preferred leader.
+    /// Where its replicas shall be; the first one is the preferred leader. The group's own membership says where they
+    /// are. Replica ids only grow over the whole cluster, so that of two such lists the one with the higher highest id
+    /// is the newer one.
     pub replicas: Vec<Replica>,
+    /// The replicas that the group was created with, if `replicas` names others by now; empty otherwise.
+    pub created: Vec<Replica>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,31 @@ pub struct Replica {
     pub id: ReplicaId,
     pub node: NodeId,
     pub directory: DirectoryId,
+}
+
+impl Partition {
+    /// The replicas that the group was created with: they, and nobody else, start with that membership.
+    pub fn created_with(&self) -> &[Replica] {
+        if self.created.is_empty() { &self.replicas } else { &self.created }
+    }
+
+    /// Its replicas shall not all be those that the group was created with.
+    pub fn has_moved(&self) -> bool {
+        !self.created.is_empty()
+    }
+
+    pub fn is_on(&self, node: NodeId) -> bool {
+        self.replicas.iter().any(|replica| replica.node == node)
+    }
+
+    /// A new replica takes the place of the one on its node.
+    pub(super) fn replace(&mut self, new: Replica) {
+        if self.created.is_empty() {
+            self.created = self.replicas.clone();
+        }
+        let old = self.replicas.iter_mut().find(|replica| replica.node == new.node);
+        *old.expect("the caller asked whether there is one") = new;
+    }
 }
 
 impl TopicName {
@@ -92,11 +121,13 @@ impl Topic {
         out.put_count(self.partitions.len());
         for partition in &self.partitions {
             out.put_u64(partition.group.0);
-            out.put_count(partition.replicas.len());
-            for replica in &partition.replicas {
-                out.put_u64(replica.id.0);
-                out.put_i32(replica.node.0);
-                out.put_uuid(replica.directory.0);
+            for replicas in [&partition.replicas, &partition.created] {
+                out.put_count(replicas.len());
+                for replica in replicas {
+                    out.put_u64(replica.id.0);
+                    out.put_i32(replica.node.0);
+                    out.put_uuid(replica.directory.0);
+                }
             }
         }
     }
@@ -106,16 +137,12 @@ impl Topic {
         let name = TopicName::new(from.text()?).map_err(|_| CodecError::Value("a topic name"))?;
         let configs_version = ImageVersion(from.u64()?);
         let configs = TopicConfigs::decode(from)?;
-        let partitions = from.list(12, |from| {
+        let replica = |from: &mut Decoder<'_>| {
+            Ok(Replica { id: ReplicaId(from.u64()?), node: NodeId(from.i32()?), directory: DirectoryId(from.uuid()?) })
+        };
+        let partitions = from.list(16, |from| {
             let group = GroupId(from.u64()?);
-            let replicas = from.list(28, |from| {
-                Ok(Replica {
-                    id: ReplicaId(from.u64()?),
-                    node: NodeId(from.i32()?),
-                    directory: DirectoryId(from.uuid()?),
-                })
-            })?;
-            Ok(Partition { group, replicas })
+            Ok(Partition { group, replicas: from.list(28, replica)?, created: from.list(28, replica)? })
         })?;
         Ok(Self { id, name, configs_version, configs, partitions })
     }

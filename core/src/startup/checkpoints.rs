@@ -293,23 +293,31 @@ impl Candidate {
 
     /// What a running node goes on from.
     pub(super) fn start(&self, candidates: &Candidates, newest_named: CheckpointNumber) -> CheckpointStart {
-        let older = self.older.map(|(number, from)| Kept { number, from, images: None, entries: BTreeMap::new() });
+        // What the older one needs was not read. Its checkpoints are held, too, until it is not kept any more.
+        let older = self.older.map(|(number, from)| Kept {
+            number,
+            from,
+            images: None,
+            entries: BTreeMap::new(),
+            needs: BTreeSet::new(),
+        });
         let own = self.checkpoint.as_ref().map(|checkpoint| Kept {
             number: checkpoint.done.number,
             from: checkpoint.done.from,
             images: Some(images(checkpoint)),
             entries: BTreeMap::new(),
+            needs: checkpoint.sections.iter().flat_map(|found| GroupStart::files_needed(&found.section)).collect(),
         });
         let kept: Vec<Kept> = older.into_iter().chain(own).collect();
         assert!(kept.len() <= CHECKPOINTS_KEPT, "this one and an older one");
         let newest = candidates.found.first().copied().unwrap_or_default().max(newest_named);
-        let useless = candidates.found[candidates.given_up..].iter();
-        let useless = useless.filter(|number| kept.iter().all(|kept| kept.number != **number));
+        let others = candidates.found[candidates.given_up..].iter();
+        let held = others.filter(|number| kept.iter().all(|kept| kept.number != **number)).copied().collect();
         CheckpointStart {
             key: candidates.key,
             next: CheckpointNumber(newest.0 + 1),
             images: candidates.images.clone(),
-            useless: useless.map(|number| FileName::Checkpoint(*number)).collect(),
+            held,
             kept,
         }
     }

@@ -7,6 +7,8 @@ use std::{
 
 use bytes::Bytes;
 
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
 use crate::{
     config::NodeConfig,
     ids::{CheckpointNumber, GroupId, Offset, ReplicaId, WriteNumber},
@@ -14,7 +16,6 @@ use crate::{
     limits::SEGMENT_PROVE_CHUNKS,
     log::{
         checkpoint::{Checkpoint, CheckpointDone, FoundSection, GroupSection, MachineImage},
-        read::DamagedEntry,
         record::{EntryFile, EntryLocation, PayloadState, RecoveredRecord, WalRecord},
         segment::{LogImage, LogSettings},
     },
@@ -25,8 +26,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) groups: BTreeMap<GroupId, FoundGroup>,
-    /// Groups that were removed from this node for good; their files may be left.
-    pub(super) removed: BTreeSet<GroupId>,
+    /// Replicas that were removed from this node for good; their files may be left.
+    pub(super) removed: BTreeSet<(GroupId, ReplicaId)>,
     /// Checkpoints that records name.
     done: Vec<CheckpointDone>,
 }
@@ -64,7 +65,7 @@ impl Found {
         for section in &mut checkpoint.sections {
             let id = section.section.group;
             // It was removed after its turn in the checkpoint.
-            if found.removed.contains(&id) {
+            if found.removed.contains(&(id, section.section.replica)) {
                 continue;
             }
             let group = FoundGroup::from_section(section, &is_here, file).map_err(|what| Exit::Damaged {
@@ -91,41 +92,42 @@ impl Found {
         let write = recovered.write;
         let damaged =
             |what: String| Exit::Damaged { file: "wal".to_owned(), offset: 0, what: format!("write {write}: {what}") };
-        if recovered.payload == PayloadState::Damaged
-            && let WalRecord::Entry(entry) | WalRecord::Fill(entry) = &recovered.record
-        {
-            let location = recovered.location.expect("recovery locates every entry");
-            return Err(DamagedEntry {
-                file: location.file.name().path(),
-                offset: location.offset,
-                group: entry.group,
-                index: entry.index,
-                term: entry.term,
-            }
-            .into());
-        }
         match recovered.record {
             WalRecord::Create { group, replica, creation } => self.create(group, replica, &creation).map_err(damaged),
-            WalRecord::Destroy { group, .. } => {
-                self.groups.remove(&group);
-                self.removed.insert(group);
+            WalRecord::Destroy { group, replica } => {
+                if self.groups.get(&group).is_some_and(|found| found.start.replica == replica) {
+                    self.groups.remove(&group);
+                }
+                self.removed.insert((group, replica));
                 Ok(())
             }
             WalRecord::Entry(entry) => {
                 let location = recovered.location.expect("recovery locates every entry");
+                let is_lost = recovered.payload == PayloadState::Damaged;
                 let Some(found) = self.group_of_record(entry.group, write, "an entry").map_err(damaged)? else {
+                    if is_lost && let Some(found) = self.groups.get_mut(&entry.group) {
+                        found.start.lose(entry.index, entry.term, location);
+                    }
                     return Ok(());
                 };
                 let log = &mut found.start.log;
-                log.recover(entry.index, entry.term, entry.kind, location)
-                    .map_err(|error| damaged_entry(location, entry.group, error))
+                let taken = if is_lost {
+                    log.recover_damaged(entry.index, entry.term, entry.kind, location)
+                } else {
+                    log.recover(entry.index, entry.term, entry.kind, location)
+                };
+                taken.map_err(|error| damaged_entry(location, entry.group, error))
             }
             WalRecord::Fill(entry) => {
                 let location = recovered.location.expect("recovery locates every entry");
                 let Some(found) = self.group_of_record(entry.group, write, "a payload").map_err(damaged)? else {
                     return Ok(());
                 };
-                found.start.place(entry.index, entry.term, location);
+                match recovered.payload {
+                    PayloadState::Intact => found.start.fill(entry.index, entry.term, location),
+                    // It repairs nothing any more: what it was to repair is as it was.
+                    PayloadState::Damaged => {}
+                }
                 Ok(())
             }
             WalRecord::HardState { group, term, vote, commit, .. } => {
@@ -162,14 +164,19 @@ impl Found {
             }
             return Err(format!("group {group} is created twice"));
         }
-        if self.removed.contains(&group) {
+        if self.removed.contains(&(group, replica)) {
             // Removed again behind this, and the checkpoint knows it.
             return Ok(());
         }
-        let start = GroupStart::created(group, replica, membership(&creation));
+        let start = first_start(&creation, replica);
         let write = WriteNumber(0);
         self.groups.insert(group, FoundGroup { creation, start, write, restored: None, inline: Vec::new() });
         Ok(())
+    }
+
+    /// Whether a replica of the group was here once.
+    fn is_removed(&self, group: GroupId) -> bool {
+        self.removed.range((group, ReplicaId(0))..).next().is_some_and(|(removed, _)| *removed == group)
     }
 
     /// The group that a record of a write belongs to; `None` if the record is to be passed over.
@@ -179,11 +186,14 @@ impl Found {
         write: WriteNumber,
         what: &str,
     ) -> Result<Option<&mut FoundGroup>, String> {
-        match self.groups.get_mut(&group) {
-            Some(found) => Ok((write > found.write).then_some(found)),
-            None if self.removed.contains(&group) => Ok(None),
-            None => Err(format!("{what} of group {group}, which is not here")),
+        if !self.groups.contains_key(&group) {
+            return if self.is_removed(group) {
+                Ok(None)
+            } else {
+                Err(format!("{what} of group {group}, which is not here"))
+            };
         }
+        Ok(self.groups.get_mut(&group).filter(|found| write > found.write))
     }
 
     /// The state of a group was replaced by a transferred one.
@@ -200,8 +210,12 @@ impl Found {
             return Err(what("it holds what it cannot hold".to_owned()));
         }
         let mut found = FoundSection { section, image, placed: Vec::new() };
-        let found = FoundGroup::from_section(&mut found, |_| true, FileName::Wal(Default::default())).map_err(what)?;
-        self.groups.insert(group, FoundGroup { write, ..found });
+        let mut found =
+            FoundGroup::from_section(&mut found, |_| true, FileName::Wal(Default::default())).map_err(what)?;
+        // What lies behind the new state in the log before is kept, as it was when the state was switched to.
+        let before = self.groups.remove(&group).expect("a group that is not here was handled above");
+        found.start.keep_behind(&before.start.log, before.start.hard_state.commit);
+        self.groups.insert(group, FoundGroup { write, inline: before.inline, ..found });
         Ok(())
     }
 }
@@ -251,8 +265,23 @@ pub(crate) fn settings(creation: &GroupCreation, config: &NodeConfig) -> LogSett
     }
 }
 
+/// What a replica starts from that has nothing yet: with the first membership if the creation of its group names it,
+/// and else empty, knowing nobody but those who may tell it more.
+pub(crate) fn first_start(creation: &GroupCreation, replica: ReplicaId) -> GroupStart {
+    #[cfg(feature = "mutants")]
+    if Mutant::LaterReplicaStartsAsMember.is_planted() {
+        return GroupStart::created(creation.group, replica, membership(creation));
+    }
+    if creation.member(replica).is_some() {
+        GroupStart::created(creation.group, replica, membership(creation))
+    } else {
+        let introduced = creation.members.iter().map(|member| member.replica).collect();
+        GroupStart::newcomer(creation.group, replica, introduced)
+    }
+}
+
 /// The membership that the replicas of a creation record start with.
-pub(crate) fn membership(creation: &GroupCreation) -> Membership {
+fn membership(creation: &GroupCreation) -> Membership {
     let of = |voter: bool| creation.members.iter().filter(move |member| member.voter == voter).map(|m| m.replica);
     Membership::new(of(true), of(false))
 }

@@ -9,29 +9,29 @@
 
 mod checkpoints;
 mod found;
+mod logs;
 mod replaying;
-
-use std::collections::BTreeMap;
 
 use slog::{Logger, info};
 
-pub(crate) use self::found::{membership, settings};
+pub(crate) use self::found::{first_start, settings};
 use self::{
     checkpoints::{Candidate, Candidates},
     found::Found,
+    logs::OpeningLogs,
     replaying::{Replayed, Replaying},
 };
 use crate::{
     broker::{CheckpointStart, Start},
     config::NodeConfig,
-    ids::{GroupId, OperationId},
+    ids::OperationId,
     io::{DiskError, DiskOutput, Effects, Exit, OperationIds},
     log::{
         checkpoint::CheckpointDone,
         identity::IdentityKeeper,
         record::{RecoveredRecord, WalRecord},
         recovery::{Opening, Progress, Recovered, Recovery},
-        segment::{LogRecovery, PartitionLog},
+        segment::PartitionLog,
         wal::WalConfig,
     },
     rng::Stream,
@@ -73,7 +73,7 @@ enum Stage {
     Files {
         recovered: Box<Recovered>,
         found: Found,
-        open: BTreeMap<GroupId, LogRecovery>,
+        opening: Box<OpeningLogs>,
         logs: Box<Replaying>,
         checkpoints: CheckpointStart,
     },
@@ -125,14 +125,9 @@ impl Startup {
             Stage::HasWal { recovered, .. } => {
                 recovered.wal.handle(now, operation, &result, &mut Vec::new())?;
             }
-            Stage::Files { recovered, open, .. } => {
-                if recovered.wal.handle(now, operation, &result, &mut Vec::new())? {
-                    return Ok(());
-                }
-                for log in open.values_mut() {
-                    if log.handle(operation, result.clone())? {
-                        break;
-                    }
+            Stage::Files { recovered, opening, .. } => {
+                if !recovered.wal.handle(now, operation, &result, &mut Vec::new())? {
+                    opening.handle(operation, result)?;
                 }
             }
             Stage::Replay { replaying, .. } => replaying.handle(now, operation, result)?,
@@ -207,33 +202,25 @@ impl Startup {
                     let BaseFound { candidates, candidate, mut found } = *base;
                     let checkpoints = candidate.start(&candidates, found.newest_named());
                     info!(self.logger, "the write-ahead log is recovered"; "groups" => found.groups.len(), "last_write" => recovered.last.0);
-                    let mut open = BTreeMap::new();
+                    let mut opening = Box::<OpeningLogs>::default();
                     for (id, group) in &mut found.groups {
                         let Some(settings) = group.settings(&self.config) else { continue };
                         let log = match group.take_log() {
                             Some(image) => PartitionLog::restore(settings, image),
                             None => PartitionLog::recover(settings),
                         };
-                        open.insert(*id, log);
+                        opening.add(*id, log);
                     }
-                    Stage::Files { recovered, found, open, logs: Box::default(), checkpoints }
+                    Stage::Files { recovered, found, opening, logs: Box::default(), checkpoints }
                 }
-                Stage::Files { mut recovered, mut found, mut open, mut logs, checkpoints } => {
+                Stage::Files { mut recovered, mut found, mut opening, mut logs, checkpoints } => {
                     recovered.wal.poll(now, effects, &mut self.ids, &mut Vec::new());
-                    for recovery in open.values_mut() {
-                        recovery.poll(effects, &mut self.ids);
-                    }
-                    let mut finished = Vec::new();
-                    for (id, recovery) in &mut open {
-                        finished.extend(recovery.finish(now.monotonic)?.map(|log| (*id, log)));
-                    }
-                    for (id, log) in finished {
-                        open.remove(&id);
+                    for (id, log) in opening.poll(now.monotonic, effects, &mut self.ids)? {
                         let group = found.groups.remove(&id).expect("its files were recovered because it was found");
                         logs.add_partition(group, log)?;
                     }
-                    if !open.is_empty() {
-                        self.stage = Stage::Files { recovered, found, open, logs, checkpoints };
+                    if !opening.is_done() {
+                        self.stage = Stage::Files { recovered, found, opening, logs, checkpoints };
                         return Ok(None);
                     }
                     for group in std::mem::take(&mut found.groups).into_values() {

@@ -1,7 +1,7 @@
 //! Applies what was committed before the start: what the checkpoint carries, then the WAL once from front to back.
 //!
 //! Invariant: an entry is applied only if its group's log still holds it at this very place, which a later truncation
-//! would have changed, and only up to the commit index that was durable. Memory stays bounded: batches that segments do
+//! would have changed, and only up to the commit index that was durable, and up to the first one that is lost. Memory stays bounded: batches that segments do
 //! not prove yet are written behind meanwhile, and reading waits for that.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,11 +13,11 @@ use crate::{
     broker::{Machine, Partition, Replica, apply_entry},
     command::{CommandHeader, Entry, ImageError, StateMachine},
     config::NodeConfig,
-    ids::{GroupId, OperationId},
+    ids::{GroupId, OperationId, ReplicaId},
     io::{DiskError, DiskOutput, Effects, Exit, OperationIds},
-    limits::{SEGMENT_WRITE_BYTES_MAX, SHARD_TAIL_BYTES_MAX},
+    limits::{SEGMENT_FILES_MAX, SEGMENT_WRITE_BYTES_MAX, STARTUP_TAIL_BYTES_MAX},
     log::{
-        record::{EntryKind, EntryLocation, EntryRecord, WalRecord},
+        record::{EntryKind, EntryLocation, EntryRecord, PayloadState, WalRecord},
         recovery::{Progress, Recovered, Replay},
         segment::{PartitionLog, fewest_to_write},
         wal::Wal,
@@ -36,17 +36,23 @@ pub(super) struct Replaying {
     replay: Option<Replay>,
     /// Everything was read; what remains is nothing.
     done: bool,
-    removed: BTreeSet<GroupId>,
+    removed: BTreeSet<(GroupId, ReplicaId)>,
     /// Operations of partitions' files.
     writing: BTreeMap<OperationId, GroupId>,
+    /// Partitions whose logs changed since they were looked at: what a turn costs depends on what it changed, not on how
+    /// many partitions there are.
+    touched: BTreeSet<GroupId>,
+    /// What logs held in memory when they were looked at; those that held nothing are not here.
+    held: BTreeMap<GroupId, usize>,
+    memory: usize,
 }
 
 /// What a node runs with.
 pub(super) struct Replayed {
     pub(super) wal: Wal,
     pub(super) replicas: BTreeMap<GroupId, Replica>,
-    /// Groups that were removed; files of them may be left.
-    pub(super) destroyed: BTreeSet<GroupId>,
+    /// Replicas that were removed; files of them may be left.
+    pub(super) destroyed: BTreeSet<(GroupId, ReplicaId)>,
     pub(super) segment_operations: BTreeMap<OperationId, GroupId>,
 }
 
@@ -58,6 +64,7 @@ impl Replaying {
             return Err(contradiction(&group, &what));
         }
         let machine = Machine::Partition(Box::new(Partition { state, log }));
+        self.touched.insert(group.creation.group);
         self.groups.insert(group.creation.group, (group, machine));
         Ok(())
     }
@@ -69,7 +76,12 @@ impl Replaying {
     }
 
     /// Applies what a checkpoint holds and was committed since, and begins with the WAL.
-    pub(super) fn begin(&mut self, now: Now, recovered: Recovered, removed: BTreeSet<GroupId>) -> Result<(), Exit> {
+    pub(super) fn begin(
+        &mut self,
+        now: Now,
+        recovered: Recovered,
+        removed: BTreeSet<(GroupId, ReplicaId)>,
+    ) -> Result<(), Exit> {
         self.wal = Some(recovered.wal);
         self.replay = Some(Replay::new(recovered.replay));
         self.removed = removed;
@@ -107,6 +119,7 @@ impl Replaying {
             && let Some((_, Machine::Partition(partition))) = self.groups.get_mut(&group)
         {
             partition.log.handle(operation, result)?;
+            self.touched.insert(group);
         }
         Ok(())
     }
@@ -115,7 +128,7 @@ impl Replaying {
         let wal = self.wal.as_mut().expect("the replay has begun");
         wal.poll(now, effects, ids, &mut Vec::new());
         let memory = self.write_behind(effects, ids);
-        if memory > SHARD_TAIL_BYTES_MAX && !self.writing.is_empty() {
+        if memory > STARTUP_TAIL_BYTES_MAX && !self.writing.is_empty() {
             return Ok(Progress::Waiting);
         }
         if self.done {
@@ -128,7 +141,9 @@ impl Replaying {
             let location = recovered.location.expect("recovery locates every entry");
             // A group that was removed later is not there any more.
             let Some((found, machine)) = self.groups.get_mut(&record.group) else { continue };
-            if recovered.write > found.write {
+            let is_here = recovered.payload == PayloadState::Intact;
+            if is_here && recovered.write > found.write {
+                self.touched.insert(record.group);
                 apply(now, found, machine, record, location)?;
             }
         }
@@ -147,29 +162,39 @@ impl Replaying {
 
     /// Writes what is enough to be worth it; returns the bytes held in memory.
     fn write_behind(&mut self, effects: &mut Effects, ids: &mut OperationIds) -> usize {
-        let logs = || {
-            self.groups.iter().filter_map(|(id, (_, machine))| match machine {
-                Machine::Partition(partition) => Some((*id, &partition.log)),
-                Machine::Metadata(_) => None,
-            })
-        };
-        let memory: usize = logs().map(|(_, log)| log.memory_bytes()).sum();
-        let mut wanted: BTreeSet<GroupId> = logs().filter(|(_, log)| log.wants_flush()).map(|(id, _)| id).collect();
-        if memory > SHARD_TAIL_BYTES_MAX / 2 {
-            let excess = (memory - SHARD_TAIL_BYTES_MAX / 2) as u64;
-            wanted.extend(fewest_to_write(logs().map(|(id, log)| (id, log.unwritten_bytes())), excess));
+        for id in std::mem::take(&mut self.touched) {
+            let wants_flush = self.log(id).is_some_and(|log| log.wants_flush());
+            self.look_at(id, if wants_flush { SEGMENT_WRITE_BYTES_MAX } else { 0 }, effects, ids);
         }
-        let mut left = 0;
-        for (id, (_, machine)) in &mut self.groups {
-            let Machine::Partition(partition) = machine else { continue };
-            let log = &mut partition.log;
-            let first = effects.disk.len();
-            log.poll(if wanted.contains(id) { SEGMENT_WRITE_BYTES_MAX } else { 0 }, effects, ids);
-            self.writing.extend(effects.disk[first..].iter().map(|operation| (operation.id, *id)));
-            log.release(0);
-            left += log.memory_bytes();
+        // What is on its way frees room when it has arrived: until then nobody needs to look for more.
+        if self.memory > STARTUP_TAIL_BYTES_MAX / 2 && self.writing.len() < SEGMENT_FILES_MAX {
+            let excess = (self.memory - STARTUP_TAIL_BYTES_MAX / 2) as u64;
+            let candidates = self.held.keys().filter_map(|id| Some((*id, self.log(*id)?.unwritten_bytes())));
+            for id in fewest_to_write(candidates, excess) {
+                self.look_at(id, SEGMENT_WRITE_BYTES_MAX, effects, ids);
+            }
         }
-        left
+        self.memory
+    }
+
+    /// Goes on with what a log writes, begins a write if there is a budget, and forgets what is on disk.
+    fn look_at(&mut self, id: GroupId, budget: usize, effects: &mut Effects, ids: &mut OperationIds) {
+        let Some((_, Machine::Partition(partition))) = self.groups.get_mut(&id) else { return };
+        let log = &mut partition.log;
+        let first = effects.disk.len();
+        log.poll(budget, effects, ids);
+        self.writing.extend(effects.disk[first..].iter().map(|operation| (operation.id, id)));
+        log.release(0);
+        let bytes = log.memory_bytes();
+        let before = if bytes > 0 { self.held.insert(id, bytes) } else { self.held.remove(&id) };
+        self.memory = self.memory - before.unwrap_or(0) + bytes;
+    }
+
+    fn log(&self, id: GroupId) -> Option<&PartitionLog> {
+        match self.groups.get(&id) {
+            Some((_, Machine::Partition(partition))) => Some(&partition.log),
+            Some((_, Machine::Metadata(_))) | None => None,
+        }
     }
 
     /// The replicas of this node, ready to run.
@@ -205,8 +230,6 @@ fn apply(
     if record.index <= start.applied || !start.log.holds(record.index, record.term, location) {
         return Ok(());
     }
-    // A payload that was repaired comes late, and what lies behind it came before: that is left to the running group. So
-    // is what follows a change of the membership, which only a running group applies.
     let is_next = record.index == start.applied.next() && record.index <= start.hard_state.commit;
     match record.kind {
         EntryKind::Normal if is_next => {
@@ -222,6 +245,9 @@ fn apply(
             }
             start.applied = index;
         }
+        // What follows a change of the membership is left to the running group, which alone applies it. So is what follows
+        // a payload that is lost, or that was repaired and comes late; there may be much of it, so it is read again.
+        EntryKind::Normal if record.index <= start.hard_state.commit => {}
         EntryKind::Normal | EntryKind::ConfChange | EntryKind::ConfChangeV2 => {
             let payload = Payload { context: record.context, data: record.data };
             start.supply(record.index, record.term, payload);

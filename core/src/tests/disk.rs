@@ -66,6 +66,10 @@ impl Disk {
         self.files.iter().map(|(file, bytes)| (*file, bytes.len() as u64))
     }
 
+    pub(super) fn bytes(&self, file: FileName) -> Bytes {
+        Bytes::copy_from_slice(&self.files[&file])
+    }
+
     /// Damages a byte.
     pub(super) fn flip(&mut self, file: FileName, byte: usize) {
         self.files.get_mut(&file).unwrap()[byte] ^= 0x40;

@@ -3,6 +3,7 @@
 mod checkpoints;
 mod client;
 mod copies;
+mod damage;
 mod disk;
 mod hostile;
 mod liveness;
@@ -12,4 +13,5 @@ mod restarts;
 mod slowdown;
 mod topics;
 mod transfer;
+mod wiped;
 mod world;

@@ -291,7 +291,7 @@ impl World {
             ("peers", effects.peer_sends.len()),
             ("clients", effects.client_sends.len()),
         ];
-        assert!(effects.is_empty(), "node {id} left work behind: {left:?}");
+        assert!(effects.is_empty(), "node {id} left work behind: {left:?} {:?}", effects.disk);
     }
 
     fn carry_out(&mut self, id: NodeId, effects: Effects) {

@@ -5,11 +5,15 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc,
+    },
     thread::JoinHandle,
 };
 
-use kauri_core::io::{DiskOperation, Input};
+use kauri_core::io::{DiskAction, DiskOperation, Input};
 
 use super::{
     disk::Disk,
@@ -20,20 +24,54 @@ use super::{
 /// Threads besides the WAL's. Their work waits for the disk, not for a processor.
 const THREADS: usize = 4;
 
+/// What was asked of the disk since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) wal_writes: AtomicU64,
+    pub(crate) wal_syncs: AtomicU64,
+    /// Of everything but the WAL's writes: segments, checkpoints, directories, files made ahead.
+    pub(crate) other_syncs: AtomicU64,
+}
+
+impl Counts {
+    fn count_wal(&self, action: &DiskAction) {
+        if matches!(action, DiskAction::Write { .. }) {
+            self.wal_writes.fetch_add(1, Relaxed);
+        } else if matches!(action, DiskAction::Sync { .. }) {
+            self.wal_syncs.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn count_other(&self, action: &DiskAction) {
+        if matches!(action, DiskAction::Sync { .. } | DiskAction::SyncDirectory { .. }) {
+            self.other_syncs.fetch_add(1, Relaxed);
+        }
+    }
+}
+
 /// The queues into the threads; they end when this is dropped, after what is queued.
 pub(crate) struct DiskQueues {
     pub(crate) wal: mpsc::Sender<DiskOperation>,
     pub(crate) disk: mpsc::Sender<DiskOperation>,
 }
 
-pub(crate) fn start(node: &str, disk: &Arc<Disk>, events: &Events) -> io::Result<(DiskQueues, Vec<JoinHandle<()>>)> {
-    let (wal, wal_operations) = mpsc::channel();
+/// The threads of a disk, and how they are told what to do.
+pub(crate) struct Started {
+    pub(crate) queues: DiskQueues,
+    pub(crate) threads: Vec<JoinHandle<()>>,
+    pub(crate) counts: Arc<Counts>,
+}
+
+pub(crate) fn start(node: &str, disk: &Arc<Disk>, events: &Events) -> io::Result<Started> {
+    let counts = Arc::new(Counts::default());
+    let (wal, wal_operations) = mpsc::channel::<DiskOperation>();
     let (other, operations) = mpsc::channel();
     let mut threads = Vec::with_capacity(1 + THREADS);
     threads.push({
-        let (disk, events) = (Arc::clone(disk), events.clone());
+        let (disk, events, counts) = (Arc::clone(disk), events.clone(), Arc::clone(&counts));
         thread::spawn(format!("{node}-wal"), events.clone(), move || {
             for operation in wal_operations {
+                counts.count_wal(&operation.action);
                 carry_out(&disk, operation, &events);
             }
         })?
@@ -41,13 +79,15 @@ pub(crate) fn start(node: &str, disk: &Arc<Disk>, events: &Events) -> io::Result
     let operations = Arc::new(Mutex::new(operations));
     for number in 0..THREADS {
         let (disk, events, operations) = (Arc::clone(disk), events.clone(), Arc::clone(&operations));
+        let counts = Arc::clone(&counts);
         threads.push(thread::spawn(format!("{node}-disk-{number}"), events.clone(), move || {
             while let Some(operation) = next(&operations) {
+                counts.count_other(&operation.action);
                 carry_out(&disk, operation, &events);
             }
         })?);
     }
-    Ok((DiskQueues { wal, disk: other }, threads))
+    Ok(Started { queues: DiskQueues { wal, disk: other }, threads, counts })
 }
 
 /// One thread waits in the queue, the others for the lock; which of them gets an operation does not matter.
@@ -84,7 +124,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let disk = Arc::new(Disk::new(DataDirectory::open(root.path()).unwrap()).unwrap());
         let (events, reports) = mpsc::channel();
-        let (queues, threads) = start("node-1", &disk, &events).unwrap();
+        let Started { queues, threads, counts } = start("node-1", &disk, &events).unwrap();
 
         // Each write overwrites what the one before it wrote, and a read sees the last.
         let file = FileName::Wal(FileSequence(1));
@@ -108,6 +148,8 @@ mod tests {
 
         drop(queues);
         threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(counts.wal_writes.load(Relaxed), 134, "reads are not counted");
+        assert_eq!(counts.wal_syncs.load(Relaxed), 0, "nothing was synced");
     }
 
     #[test]
@@ -115,7 +157,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let disk = Arc::new(Disk::new(DataDirectory::open(root.path()).unwrap()).unwrap());
         let (events, reports) = mpsc::channel();
-        let (queues, threads) = start("node-1", &disk, &events).unwrap();
+        let Started { queues, threads, .. } = start("node-1", &disk, &events).unwrap();
         for id in 0..50 {
             let file = FileName::Wal(FileSequence(id));
             let action = DiskAction::Read { file, offset: 0, length: 8 };

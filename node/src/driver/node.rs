@@ -8,13 +8,13 @@ use std::{
     io,
     net::TcpListener,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc},
+    sync::{Arc, atomic::Ordering::Relaxed, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
 
 use kauri_core::io::{Exit, Input};
-use slog::Logger;
+use slog::{Logger, info};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::watch,
@@ -26,7 +26,7 @@ use super::{
     core_thread::{self, AbortOnDrop, World},
     data_directory::DataDirectory,
     disk::Disk,
-    disk_threads,
+    disk_threads::{self, Counts, Started},
     event::{Event, Events, tell},
     links, thread,
 };
@@ -74,6 +74,8 @@ pub struct Node {
     runtime: Runtime,
     places: Places,
     threads: Vec<JoinHandle<()>>,
+    disk: Arc<Counts>,
+    logger: Logger,
 }
 
 impl Node {
@@ -83,7 +85,7 @@ impl Node {
         let (events, queue) = mpsc::channel();
         let (state, watched) = watch::channel(NodeState::default());
         let disk = Arc::new(Disk::new(data_directory)?);
-        let (disk, mut threads) = disk_threads::start(&name, &disk, &events)?;
+        let Started { queues: disk, mut threads, counts } = disk_threads::start(&name, &disk, &events)?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(SOCKET_THREADS)
             .max_blocking_threads(NAME_THREADS)
@@ -105,7 +107,7 @@ impl Node {
             state: state.clone(),
             clients: BTreeMap::new(),
             links: BTreeMap::new(),
-            logger,
+            logger: logger.clone(),
             _listeners: listeners,
         };
         let thread_name = format!("{name}-core");
@@ -114,7 +116,7 @@ impl Node {
             let end = catch_unwind(run).unwrap_or(NodeEnd::Panicked { thread: thread_name });
             state.send_modify(|state| state.end = Some(end));
         })?);
-        Ok(Self { events, state: watched, runtime, places, threads })
+        Ok(Self { events, state: watched, runtime, places, threads, disk: counts, logger })
     }
 
     /// What became of the node so far; can be waited on.
@@ -140,6 +142,9 @@ impl Node {
             // A panic was reported when it happened.
             drop(thread.join());
         }
+        let Counts { wal_writes, wal_syncs, other_syncs } = &*self.disk;
+        info!(self.logger, "the disk was used"; "wal_writes" => wal_writes.load(Relaxed),
+            "wal_syncs" => wal_syncs.load(Relaxed), "other_syncs" => other_syncs.load(Relaxed));
     }
 }
 

@@ -3,7 +3,7 @@
 //! Within the budget nothing may stop, no node either. Over budget, exactly the groups may of which the damage left no
 //! intact copy, or no majority of replicas that know themselves; all others must work. And whoever stops says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kauri_core::ids::GroupId;
 
@@ -14,6 +14,8 @@ use crate::{failure::Failure, history::Partition};
 pub struct Stopped<'a> {
     /// Groups that may stop, and why.
     pub forfeited: BTreeMap<GroupId, String>,
+    /// Groups of which some node says that they lost an entry.
+    pub said: BTreeSet<GroupId>,
     /// Groups of partitions, as far as any node knows.
     pub groups: BTreeMap<Partition, GroupId>,
     /// For each client that waits: the partitions it waits for.
@@ -24,6 +26,10 @@ pub struct Stopped<'a> {
 
 /// For a run within the budget: damage was dealt, and everything must have been repaired.
 pub fn within_budget(stopped: &Stopped<'_>) -> Result<(), Failure> {
+    if let Some(group) = stopped.said.first() {
+        let explanation = format!("group {group} lost an entry, as a node says");
+        return Err(Failure::new("stopped_within_budget", explanation));
+    }
     match stopped.loud.first() {
         None => Ok(()),
         Some((node, exit)) => {
@@ -51,7 +57,7 @@ pub fn over_budget(stopped: &Stopped<'_>) -> Result<(), Failure> {
             }
         }
     }
-    if stopped.loud.is_empty() && !stopped.stuck.is_empty() {
+    if stopped.loud.is_empty() && stopped.said.is_empty() && !stopped.stuck.is_empty() {
         let why = forfeited.values().next().map_or("", String::as_str);
         return Err(Failure::new("silent_stop", format!("no node said that something is lost: {why}")));
     }
@@ -65,6 +71,7 @@ mod tests {
     fn story() -> Stopped<'static> {
         Stopped {
             forfeited: BTreeMap::from([(GroupId(7), "no copy of entry 3".to_owned())]),
+            said: BTreeSet::new(),
             groups: BTreeMap::from([(Partition(0), GroupId(7)), (Partition(1), GroupId(8))]),
             stuck: vec![vec![Partition(0)]],
             loud: vec![(1, "damaged")],
@@ -77,6 +84,8 @@ mod tests {
         let silent = Stopped { loud: Vec::new(), ..story() };
         let failure = over_budget(&silent).unwrap_err();
         assert_eq!(failure.explanation, "no node said that something is lost: no copy of entry 3");
+        let said = Stopped { loud: Vec::new(), said: BTreeSet::from([GroupId(7)]), ..story() };
+        assert_eq!(over_budget(&said), Ok(()), "its other partitions go on, so the process does");
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod never_sent;
 pub mod offsets_dense;
 pub mod order;
 pub mod progress_after_heal;
+pub mod refilled;
 
 pub use log::Log;
 

@@ -65,6 +65,15 @@ pub(crate) fn swarm(arguments: &mut Arguments) -> Result<Option<String>, UsageEr
     Ok(text)
 }
 
+/// How many seeds run at a time.
+pub(crate) fn jobs(arguments: &mut Arguments) -> Result<usize, UsageError> {
+    match arguments.number("--jobs")? {
+        Some(0) => Err(UsageError::Refused("--jobs must be at least 1".to_owned())),
+        Some(jobs) => Ok(jobs),
+        None => Ok(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
+    }
+}
+
 /// The plan of a seed.
 pub(crate) fn draw(seed: u64, media: Option<&str>) -> Plan {
     let swarm = media.map_or_else(Swarm::default, |text| text.parse().expect("checked when it was read"));

@@ -3,6 +3,7 @@
 //! Invariant: exit code 0 means that everything held, 1 that some property did not, 2 that the command line was wrong.
 
 mod arguments;
+mod mutants;
 mod plan;
 mod print;
 mod replay;
@@ -26,6 +27,9 @@ kauri-sim: deterministic simulation of complete Kauri clusters
       Prints the plan of a seed: topology, configuration, workload and every fault.
   kauri-sim scenario FILE [--trace] [--log] [--json] [--mutant NAME]
       Runs a plan from a file, in the form that `plan` prints.
+  kauri-sim mutants [--seeds A..B] [--only NAME[,...]] [--jobs N] [--json] [--media KINDS]
+      Plants each known bug in turn and says which seed is the first to find it; 200 seeds unless others are named. A
+      build without --features mutants has none to plant. Fails if one is not found.
 
 KINDS says which damage to disks seeds may draw: all, none, default, or names with commas between them (for example
 bit-rot,wipe). With +over behind it all of them break more than the budget of the plan allows, with +within none does.
@@ -49,6 +53,7 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
     let result = match arguments.split_first().map(|(command, rest)| (command.as_str(), rest)) {
         Some(("run", rest)) => run::run(Arguments::new(rest)),
         Some(("replay", rest)) => replay::run(Arguments::new(rest)),
+        Some(("mutants", rest)) => mutants::run(Arguments::new(rest)),
         Some(("plan", rest)) => plan::run(Arguments::new(rest)),
         Some(("scenario", rest)) => scenario::run(Arguments::new(rest)),
         Some(("--help" | "-h" | "help", _)) => {

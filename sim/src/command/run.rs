@@ -56,11 +56,7 @@ struct Verdict {
 pub(super) fn run(mut arguments: Arguments) -> Result<(), Failed> {
     let options = Options {
         seeds: arguments::seeds(&arguments.option("--seeds")?.ok_or(UsageError::Missing("--seeds A..B"))?)?,
-        jobs: match arguments.number("--jobs")? {
-            Some(0) => return Err(UsageError::Refused("--jobs must be at least 1".to_owned()).into()),
-            Some(jobs) => jobs,
-            None => thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        },
+        jobs: arguments::jobs(&mut arguments)?,
         twice: arguments.flag("--twice"),
         json: arguments.flag("--json"),
         mutant: arguments.option("--mutant")?,

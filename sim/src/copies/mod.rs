@@ -27,7 +27,10 @@ use kauri_core::{
 };
 
 use self::wal::{Entry, Item, Log, Write};
-use crate::{disk::Disk, plan::DiskBudget};
+use crate::{dice::Dice, disk::Disk, plan::DiskBudget};
+
+/// So many of a log's newest payloads are new.
+const NEW_PAYLOADS: usize = 12;
 
 /// Something that must stay readable on some node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +158,31 @@ impl<'a> Platters<'a> {
         if pieces.is_empty() { Hit::Nothing } else { Hit::Pieces(pieces) }
     }
 
+    /// A byte of the payload of some entry in the log of a node, in a whole unit of it, none in its last write. Most are new: what is old is in
+    /// some checkpoint.
+    pub(crate) fn pick_payload(&self, node: usize, unit_bytes: u64, dice: &mut Dice) -> Option<(FileName, u64)> {
+        let log = &self.logs[node];
+        let proven = log.writes.len().saturating_sub(1);
+        let payloads: Vec<(FileName, std::ops::Range<u64>)> = log.writes[..proven]
+            .iter()
+            .flat_map(|write| write.items.iter().map(|item| (write.file, item)))
+            .filter_map(|(file, item)| match item {
+                Item::Entry(entry) | Item::Fill(entry) if log.is_live(entry) => {
+                    let start = entry.payload().start.next_multiple_of(unit_bytes);
+                    let end = entry.payload().end / unit_bytes * unit_bytes;
+                    (start < end).then_some((FileName::Wal(file), start..end))
+                }
+                Item::Entry(_) | Item::Fill(_) | Item::Other { .. } => None,
+            })
+            .collect();
+        if payloads.is_empty() {
+            return None;
+        }
+        let from = if dice.below(4) > 0 { payloads.len().saturating_sub(NEW_PAYLOADS) } else { 0 };
+        let (file, payload) = dice.pick(&payloads[from..]);
+        Some((*file, payload.start + dice.below(payload.end - payload.start)))
+    }
+
     /// Whether a node holds an intact copy.
     fn has(&self, node: usize, piece: &Piece) -> bool {
         match piece {
@@ -247,6 +275,13 @@ impl Copies {
         Ok(())
     }
 
+    /// A disk that was dealt to is empty now: what was damaged on it is gone, too, and what will be there is intact.
+    pub(crate) fn wiped(&mut self, node: usize) {
+        assert!(self.spent.contains(&node), "a node that loses its disk counts for nothing any more");
+        self.hurt.remove(&node);
+        self.pieces.retain(|(hurt, _)| *hurt != node);
+    }
+
     fn settle(&mut self, excess: Option<Excess>) -> Result<(), Excess> {
         match excess {
             None => Ok(()),
@@ -308,7 +343,7 @@ impl Copies {
     }
 
     pub(crate) fn is_anyone_hurt(&self) -> bool {
-        !self.hurt.is_empty()
+        !self.hurt.is_empty() || !self.spent.is_empty()
     }
 
     pub(crate) fn is_over_budget(&self) -> bool {

@@ -146,11 +146,18 @@ impl Log {
                         self.states.remove(group);
                     }
                     Other::Switch => {
-                        entries.clear();
                         let state = read(disk, file, payload).and_then(|state| GroupSection::decode(&state).ok());
-                        if let Some((section, _)) = state {
-                            self.states.insert(*group, section.applied);
-                        }
+                        let Some((section, _)) = state else {
+                            entries.clear();
+                            return;
+                        };
+                        // What lies behind the state stays if the log holds the very entry at which it stands.
+                        let is_same =
+                            |copies: &Vec<Entry>| copies.iter().any(|copy| copy.term == section.truncated_term);
+                        let goes_on = entries.get(&section.applied).is_some_and(is_same);
+                        let rest = entries.split_off(&LogIndex(section.applied.0 + 1));
+                        *entries = if goes_on { rest } else { BTreeMap::new() };
+                        self.states.insert(*group, section.applied);
                     }
                     Other::HardState | Other::Quarantine | Other::CheckpointDone => {}
                 }

@@ -16,6 +16,8 @@ pub enum Place {
     Any,
     Identity,
     Wal,
+    /// Payloads of entries in the write-ahead log, and nothing around them.
+    Entries,
     /// Record batches.
     Log,
     /// The side files of segments.
@@ -53,13 +55,13 @@ pub enum DiskFault {
 }
 
 impl Place {
-    pub const ALL: [Self; 5] = [Self::Any, Self::Identity, Self::Wal, Self::Log, Self::Checksums];
+    pub const ALL: [Self; 6] = [Self::Any, Self::Identity, Self::Wal, Self::Entries, Self::Log, Self::Checksums];
 
     pub fn holds(self, file: FileName) -> bool {
         match self {
             Self::Any => true,
             Self::Identity => matches!(file, FileName::Identity | FileName::IdentityNew),
-            Self::Wal => matches!(file, FileName::Wal(_)),
+            Self::Wal | Self::Entries => matches!(file, FileName::Wal(_)),
             Self::Log => matches!(file, FileName::Segment { kind: SegmentFile::Log, .. }),
             Self::Checksums => matches!(file, FileName::Segment { kind: SegmentFile::Checksums, .. }),
         }
@@ -70,6 +72,7 @@ impl Place {
             Self::Any => "any",
             Self::Identity => "identity",
             Self::Wal => "wal",
+            Self::Entries => "entries",
             Self::Log => "log",
             Self::Checksums => "checksums",
         }

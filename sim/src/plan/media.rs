@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, str::FromStr};
 
 use super::{
-    DiskFault, Fault, Place, Plan, TimedFault,
+    CrashKind, DiskFault, Fault, Place, Plan, TimedFault,
     draw::{CHAOS, LAST_END, QUIET_START},
 };
 use crate::{dice::Dice, time::Span};
@@ -19,6 +19,8 @@ pub enum MediaKind {
     FullDisk,
     SectorError,
     BitRot,
+    /// Bits flip in payloads of the write-ahead log, or sectors of them cannot be read, and the node starts anew.
+    EntryRot,
     MisdirectedWrite,
     MisdirectedRead,
     PhantomWrite,
@@ -28,11 +30,12 @@ pub enum MediaKind {
 }
 
 impl MediaKind {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::LateSyncError,
         Self::FullDisk,
         Self::SectorError,
         Self::BitRot,
+        Self::EntryRot,
         Self::MisdirectedWrite,
         Self::MisdirectedRead,
         Self::PhantomWrite,
@@ -42,7 +45,7 @@ impl MediaKind {
     ];
 
     /// Kinds that the product is to survive today. Add one here when it does.
-    pub const DRAWN: [Self; 0] = [];
+    pub const DRAWN: [Self; 1] = [Self::EntryRot];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -50,6 +53,7 @@ impl MediaKind {
             Self::FullDisk => "full-disk",
             Self::SectorError => "sector-error",
             Self::BitRot => "bit-rot",
+            Self::EntryRot => "entry-rot",
             Self::MisdirectedWrite => "misdirected-write",
             Self::MisdirectedRead => "misdirected-read",
             Self::PhantomWrite => "phantom-write",
@@ -159,6 +163,12 @@ impl Plan {
             let node = dice.index(self.nodes.len());
             let fault = draw_fault(kind, &mut dice, CHAOS - LAST_END - at);
             faults.push(TimedFault { at, fault: Fault::Disk { node, fault } });
+            if kind == MediaKind::EntryRot {
+                // What is in memory hides what became of the disk.
+                let down = dice.exponential(Span::milliseconds(800)).min(CHAOS - LAST_END - at);
+                let crash = Fault::Crash { nodes: vec![node], kind: CrashKind::Process, down };
+                faults.push(TimedFault { at, fault: crash });
+            }
             at += Span::milliseconds(1) + dice.exponential(mean);
         }
         faults
@@ -178,6 +188,14 @@ fn draw_fault(kind: MediaKind, dice: &mut Dice, left: Span) -> DiskFault {
             DiskFault::SectorError { place, sectors: u32::try_from(dice.range(1, 4)).expect("few"), draw }
         }
         MediaKind::BitRot => DiskFault::BitRot { place, bits: u32::try_from(dice.range(1, 6)).expect("few"), draw },
+        MediaKind::EntryRot => {
+            let hits = u32::try_from(dice.range(1, 12)).expect("few");
+            if dice.coin() {
+                DiskFault::BitRot { place: Place::Entries, bits: hits, draw }
+            } else {
+                DiskFault::SectorError { place: Place::Entries, sectors: hits, draw }
+            }
+        }
         MediaKind::MisdirectedWrite => DiskFault::MisdirectedWrite { place, within, draw },
         MediaKind::MisdirectedRead => DiskFault::MisdirectedRead { place, within, draw },
         MediaKind::PhantomWrite => DiskFault::PhantomWrite { place, within, draw },

@@ -129,6 +129,19 @@ impl Node {
         self.status("Threads").parse().expect("a number of threads is a number")
     }
 
+    /// The processor time that the process has used, of all its threads.
+    pub fn processor_time(&self) -> Duration {
+        let process = self.process.as_ref().expect("a node that is looked at runs");
+        let text = fs::read_to_string(format!("/proc/{}/stat", process.id())).expect("a running process has counters");
+        // The name of the program, which may contain anything, ends with the last parenthesis; see proc(5).
+        let (_, fields) = text.rsplit_once(") ").expect("the kernel puts the name in parentheses");
+        let ticks = |number: usize| -> u64 {
+            let field = fields.split(' ').nth(number - 3).expect("the kernel tells it of every process");
+            field.parse().expect("a counter is a number")
+        };
+        Duration::from_secs(ticks(14) + ticks(15)) / rustix::param::clock_ticks_per_second() as u32
+    }
+
     /// A connection as a client opens it.
     pub fn connect(&self) -> Connection {
         Connection::open(&self.address).unwrap_or_else(|error| panic!("node {} takes no connection: {error}", self.id))

@@ -3,11 +3,15 @@
 //! Each has a quick form for every change and a full form (`--full`), whose output is kept as evidence: it prints the
 //! numbers it measured.
 
+mod catch_up;
+mod flip;
 mod hostile;
 mod kill;
 mod memory;
 mod nats;
 mod power_cut;
+mod replicas;
+mod wipe;
 mod with;
 mod writer;
 
@@ -29,10 +33,18 @@ struct Scenario {
 const SCENARIOS: &[Scenario] = &[
     Scenario { name: "kill-leader", about: "kill -9 of a leader under writers", run: kill::leader },
     Scenario { name: "kill-all", about: "kill -9 of all nodes under writers", run: kill::all },
+    Scenario { name: "wipe", about: "data directories lost under writers", run: wipe::run },
+    Scenario { name: "flip", about: "bad sectors on two of three nodes", run: flip::run },
     Scenario { name: "power-cut", about: "power cuts of one, two and all nodes under writers", run: power_cut::run },
     Scenario { name: "power-cut-planted", about: "what power cuts do to a planted bug", run: power_cut::planted },
     Scenario { name: "power-cut-nats", about: "the same power cuts for NATS JetStream", run: nats::run },
     Scenario { name: "memory", about: "much data in and out, with little memory", run: memory::run },
+    Scenario {
+        name: "replicas",
+        about: "thousands of replicas on one node: starts, memory, idleness",
+        run: replicas::run,
+    },
+    Scenario { name: "catch-up", about: "a node returns after more was written than logs hold", run: catch_up::run },
     Scenario { name: "hostile", about: "nonsense and misuse beside a client that behaves", run: hostile::run },
 ];
 

@@ -6,7 +6,7 @@ use slog::{error, info, warn};
 use super::{QUESTION, Transfers};
 use crate::{
     broker::{Broker, Replica},
-    ids::{GroupId, NodeId},
+    ids::{GroupId, LogIndex, NodeId},
     limits::SEGMENT_WRITE_BYTES_MAX,
     log::segment::AheadError,
     replication::{
@@ -43,13 +43,24 @@ impl Broker {
         self.start_waiting(now);
     }
 
+    /// An entry is lost here, and members that have its state no longer have it in their logs.
+    pub(in crate::broker) fn transfer_wanted(&mut self, now: Now, id: GroupId, index: LogIndex) {
+        if self.transfers.switching.contains_key(&id) || self.transfers.receivers.contains_key(&id) {
+            return;
+        }
+        info!(self.logger, "a lost entry is in no log any more: the state is fetched"; "group" => id.0,
+            "index" => index.0);
+        self.transfers.waiting.insert(id, index);
+        self.start_waiting(now);
+    }
+
     fn start_waiting(&mut self, now: Now) {
         while self.transfers.has_room()
             && let Some((id, target)) = self.transfers.waiting.pop_first()
         {
             // Raft may have brought it meanwhile.
             if let Some(replica) = self.replicas.get(&id)
-                && replica.group.commit_index() < target
+                && reached(replica) < target
             {
                 let receiver = Receiver::new(now.monotonic, id, replica.group.replica(), target);
                 self.transfers.receivers.insert(id, receiver);
@@ -124,7 +135,7 @@ impl Broker {
         let partition = replica.partition_mut().expect("a group without segments asks for no batches");
         match partition.log.append_ahead(now.monotonic, &batches) {
             Ok(_) => {
-                self.live_logs.insert(id, now.monotonic);
+                self.live_logs.appended(id, now.monotonic);
             }
             Err(AheadError::Damaged(damage)) => {
                 error!(self.logger, "a partition's files differ from what its leader has"; "group" => id.0,
@@ -140,12 +151,18 @@ impl Broker {
     }
 }
 
+/// Up to here the log brings what is committed by itself.
+fn reached(replica: &Replica) -> LogIndex {
+    let commit = replica.group.commit_index();
+    replica.group.first_faulty().map_or(commit, |first| commit.min(LogIndex(first.0 - 1)))
+}
+
 fn local(replica: &Replica, tails_full: bool) -> Local {
     let own = replica.group.replica();
     let log = replica.partition().map(|partition| &partition.log);
     Local {
         leader: replica.group.leader().filter(|leader| *leader != own),
-        commit: replica.group.commit_index(),
+        commit: reached(replica),
         log: log.map(|log| LogEnd { next_offset: log.next_offset(), bytes: log.bytes() }),
         room: !tails_full && log.is_none_or(|log| log.unwritten_bytes() < SEGMENT_WRITE_BYTES_MAX as u64),
     }

@@ -147,8 +147,10 @@ impl Broker {
     }
 
     fn finish_switch(&mut self, now: Now, id: GroupId, switching: Switching) {
-        let Switching { position, start, state, leader, .. } = switching;
+        let Switching { position, mut start, state, leader, .. } = switching;
         let replica = self.replicas.get_mut(&id).expect("a group that is removed is not switched any more");
+        // By now everything that the old log holds is placed and durable.
+        start.keep_behind(replica.group.log(), replica.group.commit_index());
         let timeouts = Stream::new(self.config.seed, self.config.node, "election", id.0);
         let mut group = match Group::new(start, timeouts, &self.logger) {
             Ok(group) => group,

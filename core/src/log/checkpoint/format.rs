@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use bytes::{BufMut, Bytes};
 
 use crate::{
-    ids::{CheckpointNumber, FileSequence, GroupId, WriteNumber},
+    ids::{CheckpointNumber, FileSequence, GroupId, ReplicaId, WriteNumber},
     log::wal::WalKey,
 };
 
@@ -88,8 +88,8 @@ pub(in crate::log) enum Frame {
 pub(in crate::log) struct Closing {
     /// How many groups there are.
     pub(in crate::log) groups: u64,
-    /// Groups that were removed from this node and that the metadata may still show.
-    pub(in crate::log) destroyed: BTreeSet<GroupId>,
+    /// Replicas that were removed from this node and that the metadata may still show.
+    pub(in crate::log) destroyed: BTreeSet<(GroupId, ReplicaId)>,
 }
 
 impl Header {
@@ -235,18 +235,22 @@ fn seed(length: u32, kind: u8) -> u32 {
 
 impl Closing {
     pub(in crate::log) fn encode(&self) -> Bytes {
-        let mut out = Vec::with_capacity(16 + 8 * self.destroyed.len());
+        let mut out = Vec::with_capacity(16 + 16 * self.destroyed.len());
         out.put_u64_le(self.groups);
         out.put_u64_le(self.destroyed.len() as u64);
-        self.destroyed.iter().for_each(|group| out.put_u64_le(group.0));
+        for (group, replica) in &self.destroyed {
+            out.put_u64_le(group.0);
+            out.put_u64_le(replica.0);
+        }
         out.into()
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        if bytes.len() < 16 || (bytes.len() as u64 - 16) / 8 != u64_at(bytes, 8) || !bytes.len().is_multiple_of(8) {
+        if bytes.len() < 16 || (bytes.len() as u64 - 16) / 16 != u64_at(bytes, 8) || !bytes.len().is_multiple_of(16) {
             return Err(FormatError::Length);
         }
-        let destroyed = bytes[16..].chunks_exact(8).map(|group| GroupId(u64_at(group, 0))).collect();
+        let pair = |bytes| (GroupId(u64_at(bytes, 0)), ReplicaId(u64_at(bytes, 8)));
+        let destroyed = bytes[16..].chunks_exact(16).map(pair).collect();
         Ok(Self { groups: u64_at(bytes, 0), destroyed })
     }
 }
@@ -312,11 +316,14 @@ mod tests {
         assert_eq!(image.encode().as_slice(), golden);
         assert_eq!(ImageHeader::decode(&golden, KEY), Ok(image));
 
-        let closing = Closing { groups: 5, destroyed: BTreeSet::from([GroupId(8), GroupId(9)]) };
+        let closing = Closing {
+            groups: 5,
+            destroyed: BTreeSet::from([(GroupId(8), ReplicaId(20)), (GroupId(9), ReplicaId(21))]),
+        };
         let body = closing.encode();
-        assert_eq!(body, [eight(5), eight(2), eight(8), eight(9)].concat());
+        assert_eq!(body, [eight(5), eight(2), eight(8), eight(20), eight(9), eight(21)].concat());
         let frame = FrameHeader::of_closing(std::slice::from_ref(&body));
-        assert_eq!(frame.encode(), [32, 0, 0, 0, 0xaa, 0x28, 0x3e, 0x68, 2]);
+        assert_eq!(frame.encode(), [48, 0, 0, 0, 0x8b, 0x5a, 0xaa, 0x47, 2]);
         assert_eq!(FrameHeader::decode(&frame.encode()).unwrap().open(&body), Ok(Frame::Closing(closing)));
 
         let done = CheckpointDone { number: CheckpointNumber(2), length: 300, crc: 0x0102_0304, from: FROM };

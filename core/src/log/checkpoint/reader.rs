@@ -17,7 +17,7 @@ use super::{
     writer::{PlacedEntry, placed_entry},
 };
 use crate::{
-    ids::{CheckpointNumber, GroupId, OperationId},
+    ids::{CheckpointNumber, GroupId, OperationId, ReplicaId},
     io::{DiskError, DiskOutput, Effects, FileName, OperationIds},
     limits::CHECKPOINT_READ_BYTES,
     log::{
@@ -33,7 +33,7 @@ pub struct Checkpoint {
     /// What the record in the WAL that makes it count says.
     pub done: CheckpointDone,
     pub sections: Vec<FoundSection>,
-    pub destroyed: BTreeSet<GroupId>,
+    pub destroyed: BTreeSet<(GroupId, ReplicaId)>,
 }
 
 #[derive(Debug)]

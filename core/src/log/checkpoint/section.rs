@@ -1,6 +1,7 @@
 //! What a checkpoint, or the record of a transferred state, says about one group.
 //!
-//! Owns the bytes of a section, version 1; the same in words: docs/checkpoint-format.md. Numbers are little-endian.
+//! Owns the bytes of a section, versions 1 and 2; the same in words: docs/checkpoint-format.md. Numbers are
+//! little-endian.
 //!
 //! Invariant: a decoder allocates nothing that the bytes do not pay for, and never panics. Whether the parts fit
 //! together (membership, positions) is checked by who builds a group from them.
@@ -14,8 +15,9 @@ use crate::{
     log::record::{EntryFile, EntryKind, EntryLocation},
 };
 
-/// The version this build writes, and the only one it reads.
 const VERSION: u8 = 1;
+/// Written only for a section that names a lost entry, which version 1 does not know.
+const VERSION_WITH_LOST: u8 = 2;
 
 /// One replica, complete: with the files that it names, its group is built from this as by a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +83,8 @@ pub enum SectionPayload {
     Located(EntryLocation),
     /// An entry that is not applied.
     Inline { context: Bytes, data: Bytes, crc: u32 },
+    /// An entry that is not applied and whose payload is lost: it lay here, and is to be repaired.
+    Lost(EntryLocation),
 }
 
 /// A section as bytes.
@@ -111,6 +115,7 @@ const GATHERED_BYTES_MAX: usize = 4 << 10;
 
 const INLINE: u8 = 0;
 const ELSEWHERE: u8 = 1;
+const LOST: u8 = 2;
 
 /// Bytes of an entry at least.
 const ENTRY_BYTES_MIN: usize = 8 + 1 + 1 + 12;
@@ -159,7 +164,7 @@ impl GroupSection {
     pub fn encode(&self) -> EncodedSection {
         let mut out = Pieces::default();
         out.write(|out| {
-            out.put_u8(VERSION);
+            out.put_u8(if self.names_lost() { VERSION_WITH_LOST } else { VERSION });
             out.put_u64_le(self.group.0);
             out.put_u64_le(self.replica.0);
             out.put_u64_le(self.write.0);
@@ -220,8 +225,9 @@ impl GroupSection {
                     out.put(context);
                     out.put(data);
                 }
-                SectionPayload::Located(location) => out.write(|out| {
-                    out.put_u8(ELSEWHERE);
+                SectionPayload::Located(location) | SectionPayload::Lost(location) => out.write(|out| {
+                    let is_lost = matches!(entry.payload, SectionPayload::Lost(_));
+                    out.put_u8(if is_lost { LOST } else { ELSEWHERE });
                     out.put_u32_le(location.context_length);
                     out.put_u32_le(location.data_length);
                     out.put_u32_le(location.crc);
@@ -239,12 +245,16 @@ impl GroupSection {
         EncodedSection { slices: out.slices, length: out.length, payloads }
     }
 
+    fn names_lost(&self) -> bool {
+        self.entries.iter().any(|entry| matches!(entry.payload, SectionPayload::Lost(_)))
+    }
+
     /// The section, and where the payload of each inline entry begins, as [`EncodedSection::payloads`] says it. What
     /// it holds shares the memory of `bytes`.
     pub fn decode(bytes: &Bytes) -> Result<(Self, Vec<(usize, u64)>), SectionError> {
         let mut from = Fields { bytes, at: 0 };
         let version = from.u8()?;
-        if version != VERSION {
+        if version != VERSION && version != VERSION_WITH_LOST {
             return Err(SectionError::Version(version));
         }
         let mut section = Self {
@@ -271,9 +281,12 @@ impl GroupSection {
         for place in 0..count {
             let term = Term(from.u64()?);
             let kind = kind_of_number(from.u8()?)?;
-            let is_elsewhere = from.flag("the place of an entry")?;
+            let place_kind = from.u8()?;
+            if place_kind > if version == VERSION { ELSEWHERE } else { LOST } {
+                return Err(SectionError::Value("the place of an entry"));
+            }
             let (context_length, data_length, crc) = (from.u32()?, from.u32()?, from.u32()?);
-            let payload = if is_elsewhere {
+            let payload = if place_kind != INLINE {
                 let kind = from.flag("the file of an entry")?;
                 let number = from.u64()?;
                 if number == 0 || number >> 63 != 0 {
@@ -283,7 +296,8 @@ impl GroupSection {
                     false => EntryFile::Wal(FileSequence(number)),
                     true => EntryFile::Checkpoint(CheckpointNumber(number)),
                 };
-                SectionPayload::Located(EntryLocation { file, offset: from.u64()?, context_length, data_length, crc })
+                let location = EntryLocation { file, offset: from.u64()?, context_length, data_length, crc };
+                if place_kind == LOST { SectionPayload::Lost(location) } else { SectionPayload::Located(location) }
             } else {
                 payloads.push((place, from.at as u64));
                 let context = from.take(context_length as usize)?;
@@ -294,6 +308,9 @@ impl GroupSection {
         }
         if from.at != bytes.len() {
             return Err(SectionError::Trailing);
+        }
+        if section.names_lost() != (version == VERSION_WITH_LOST) {
+            return Err(SectionError::Value("the version"));
         }
         if section.applied < section.truncated {
             return Err(SectionError::Value("the applied index"));
@@ -375,9 +392,18 @@ impl Fields<'_> {
         self.take(length)
     }
 
+    /// In ascending order: one value has one encoding.
     fn replicas(&mut self) -> Result<BTreeSet<ReplicaId>, SectionError> {
         let count = self.count(8)?;
-        (0..count).map(|_| self.u64().map(ReplicaId)).collect()
+        let mut replicas = BTreeSet::new();
+        for _ in 0..count {
+            let replica = ReplicaId(self.u64()?);
+            if replicas.last().is_some_and(|last| *last >= replica) {
+                return Err(SectionError::Value("the order of replicas"));
+            }
+            replicas.insert(replica);
+        }
+        Ok(replicas)
     }
 
     fn image(&mut self) -> Result<MachineImage, SectionError> {
@@ -479,8 +505,36 @@ mod tests {
         }
         let longer = Bytes::from([&bytes[..], &[0]].concat());
         assert_eq!(GroupSection::decode(&longer), Err(SectionError::Trailing));
-        let newer = Bytes::from([&[2], &bytes[1..]].concat());
-        assert_eq!(GroupSection::decode(&newer), Err(SectionError::Version(2)));
+        let newer = Bytes::from([&[3], &bytes[1..]].concat());
+        assert_eq!(GroupSection::decode(&newer), Err(SectionError::Version(3)));
+    }
+
+    #[test]
+    fn only_version_2_names_lost_entries() {
+        let file = EntryFile::Wal(FileSequence(12));
+        let lost = EntryLocation { file, offset: 13, context_length: 3, data_length: 4, crc: 0x0102_0304 };
+        let entry = SectionEntry { term: Term(4), kind: EntryKind::Normal, payload: SectionPayload::Lost(lost) };
+        let section = GroupSection { entries: vec![entry], ..section() };
+        let bytes = bytes_of(&section);
+        let golden =
+            [&[0, 2, 3, 0, 0, 0, 4, 0, 0, 0, 4, 3, 2, 1, 0][..], &12u64.to_le_bytes(), &13u64.to_le_bytes()].concat();
+        assert!(bytes[0] == 2 && bytes.ends_with(&golden));
+        assert_eq!(GroupSection::decode(&bytes), Ok((section.clone(), Vec::new())));
+        let older = Bytes::from([&[1], &bytes[1..]].concat());
+        assert_eq!(GroupSection::decode(&older), Err(SectionError::Value("the place of an entry")));
+        let none = GroupSection { entries: Vec::new(), ..section };
+        let newer = Bytes::from([&[2], &bytes_of(&none)[1..]].concat());
+        assert_eq!(GroupSection::decode(&newer), Err(SectionError::Value("the version")));
+    }
+
+    #[test]
+    fn a_replica_twice_is_damage() {
+        let bytes = bytes_of(&section());
+        let twice = [replicas(&[10, 11]), replicas(&[11])];
+        let [in_order, last] = twice.map(|set| set.iter().flat_map(|id| id.0.to_le_bytes()).collect::<Vec<u8>>());
+        let at = bytes.windows(16).position(|window| window == in_order).unwrap();
+        let damaged = [&bytes[..at], &last, &bytes[at + 8..]].concat();
+        assert_eq!(GroupSection::decode(&damaged.into()), Err(SectionError::Value("the order of replicas")));
     }
 
     #[test]

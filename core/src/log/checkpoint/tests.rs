@@ -127,7 +127,7 @@ fn written(disk: &mut Disk, large: &Bytes) -> (Writer, Vec<PlacedEntry>) {
         placed.extend(writer.add(&section));
         disk.drive(&mut writer);
     }
-    writer.close(BTreeSet::from([GroupId(9)]));
+    writer.close(BTreeSet::from([(GroupId(9), ReplicaId(4))]));
     disk.drive(&mut writer);
     (writer, placed)
 }
@@ -144,7 +144,7 @@ fn what_was_written_is_read_and_its_entries_are_where_they_were_said_to_be() {
 
     let read = disk.read().unwrap();
     assert_eq!(read.done, done);
-    assert_eq!(read.destroyed, BTreeSet::from([GroupId(9)]));
+    assert_eq!(read.destroyed, BTreeSet::from([(GroupId(9), ReplicaId(4))]));
     assert_eq!(read.sections.len(), 3);
     assert_eq!(read.sections[1].image, large);
     assert_eq!(read.sections[2].image, "image");

@@ -13,7 +13,7 @@ use super::{
     section::{GroupSection, ImageFile, SectionPayload},
 };
 use crate::{
-    ids::{CheckpointNumber, GroupId, LogIndex, OperationId, Term},
+    ids::{CheckpointNumber, GroupId, LogIndex, OperationId, ReplicaId, Term},
     io::{Directory, DiskAction, DiskError, DiskOperation, DiskOutput, Effects, Exit, FileName, OperationIds},
     limits::CHECKPOINT_SLICE_BYTES,
     log::{
@@ -137,8 +137,8 @@ impl Writer {
         placed
     }
 
-    /// Ends the checkpoint. `destroyed`: groups that are gone for good, though the metadata may still show them.
-    pub fn close(&mut self, destroyed: BTreeSet<GroupId>) {
+    /// Ends the checkpoint. `destroyed`: replicas that are gone for good, though the metadata may still show them.
+    pub fn close(&mut self, destroyed: BTreeSet<(GroupId, ReplicaId)>) {
         let body = vec![Closing { groups: self.groups, destroyed }.encode()];
         self.append_frame(&FrameHeader::of_closing(&body), body);
         self.stage = Stage::Closing;

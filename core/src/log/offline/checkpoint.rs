@@ -2,17 +2,17 @@
 //!
 //! A file that no record of the WAL names was never finished, and nobody will miss it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
 use super::Finding;
 use crate::{
-    ids::GroupId,
+    ids::{GroupId, LogIndex},
     io::FileName,
     log::{
         checkpoint::{
-            CheckpointDone, GroupSection, ImageFile, MachineImage, WalPosition,
+            CheckpointDone, GroupSection, ImageFile, MachineImage, SectionPayload, WalPosition,
             format::{FRAME_HEADER_BYTES, Frame, FrameHeader, HEADER_BYTES, Header, IMAGE_HEADER_BYTES, ImageHeader},
         },
         segment::LogImage,
@@ -30,6 +30,10 @@ pub struct CheckpointFile {
     /// Groups whose state lies in a file of its own.
     pub images: BTreeMap<GroupId, ImageFile>,
     pub groups: u64,
+    /// Up to where the state of each group holds everything.
+    pub applied: BTreeMap<GroupId, LogIndex>,
+    /// Entries behind that whose payload is here.
+    pub entries: BTreeSet<(GroupId, LogIndex)>,
     pub findings: Vec<Finding>,
 }
 
@@ -90,6 +94,12 @@ pub fn check(key: WalKey, done: &CheckpointDone, bytes: &Bytes) -> CheckpointFil
 impl CheckpointFile {
     fn take(&mut self, section: GroupSection) -> Option<String> {
         self.groups += 1;
+        self.applied.insert(section.group, section.applied);
+        for (entry, index) in section.entries.iter().zip(section.truncated.0 + 1..) {
+            if matches!(entry.payload, SectionPayload::Inline { .. }) {
+                self.entries.insert((section.group, LogIndex(index)));
+            }
+        }
         if let MachineImage::File(image) = section.image {
             self.images.insert(section.group, image);
         }

@@ -2,9 +2,11 @@
 //!
 //! Invariant: changes nothing, trusts no length before the checksum that covers it, and goes on behind damage where a
 //! later header shows how. Works on bytes that the caller read: it knows neither files nor clocks. What it calls
-//! damage is what recovery would not get over by itself; the torn end of the last write is none.
+//! damage is what recovery would not get over by itself; the torn end of the last write is none, nor is a payload that
+//! was replaced by another replica's.
 
 pub mod checkpoint;
+mod lost;
 pub mod wal;
 
 use crate::{

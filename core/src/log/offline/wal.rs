@@ -4,11 +4,15 @@
 //! missing write is damage or the end of the log is decided by [`damage`], which sees all files: a write that a later
 //! one names as its predecessor was there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::Finding;
+use super::{
+    Finding,
+    checkpoint::CheckpointFile,
+    lost::{EntryKey, Lost, Mark, Marks},
+};
 use crate::{
     ids::{FileSequence, GroupId, LogIndex, ReplicaId, Term, WriteNumber},
     io::FileName,
@@ -41,6 +45,7 @@ pub struct WalWrite {
     header_crc: u32,
     previous: PreviousWrite,
     damage: Vec<Finding>,
+    marks: Vec<Mark>,
     /// There is no readable header between the write before and this one, from here on.
     gap: Option<u64>,
 }
@@ -107,10 +112,11 @@ impl WalItemKind {
 pub fn scan(key: WalKey, file: FileSequence, bytes: &Bytes, mut each: impl FnMut(&WalItem)) -> WalFile {
     let mut found = WalFile { file, bytes: bytes.len() as u64, writes: Vec::new(), unreadable: None };
     let (mut at, mut gap) = (0, None);
+    let mut marks = Marks::default();
     while at < bytes.len() {
         match Header::decode(&bytes[at..], key) {
             Ok((header, crc)) if header.belongs(file, at as u64) => {
-                let write = check_write(&header, crc, bytes, gap.take(), &mut each);
+                let write = check_write(&header, crc, bytes, gap.take(), &mut marks, &mut each);
                 at = usize::try_from(write.end).unwrap_or(usize::MAX);
                 found.writes.push(write);
             }
@@ -138,6 +144,7 @@ fn check_write(
     header_crc: u32,
     bytes: &Bytes,
     gap: Option<u64>,
+    marks: &mut Marks,
     each: &mut impl FnMut(&WalItem),
 ) -> WalWrite {
     let mut write = WalWrite {
@@ -148,6 +155,7 @@ fn check_write(
         header_crc,
         previous: header.previous,
         damage: Vec::new(),
+        marks: Vec::new(),
         gap,
     };
     let finding = |offset: u64, what: String| Finding { file: FileName::Wal(header.file), offset, what, entry: None };
@@ -206,11 +214,36 @@ fn check_write(
             let what = format!("a payload of write {} is damaged", header.number);
             write.damage.push(Finding { entry, ..finding(offset, what) });
         }
-        let offset = if item.payload().is_some() { offset } else { header.offset };
         let payload = payload.unwrap_or_default();
+        mark(kind, expected, (offset, intact), &payload, marks, &mut write.marks);
+        let offset = if item.payload().is_some() { offset } else { header.offset };
         each(&WalItem { write: header.number, offset, length, intact, kind, payload });
     }
     write
+}
+
+/// What a record means for lost payloads.
+fn mark(
+    kind: WalItemKind,
+    crc: u32,
+    (offset, intact): (u64, bool),
+    payload: &Bytes,
+    marks: &mut Marks,
+    out: &mut Vec<Mark>,
+) {
+    match kind {
+        WalItemKind::Entry { group, index, term } => {
+            marks.entry(EntryKey { group, index, term, crc }, offset, intact, out);
+        }
+        WalItemKind::Fill { group, index, term } => {
+            if intact {
+                out.push(Mark::Filled { key: EntryKey { group, index, term, crc } });
+            }
+        }
+        WalItemKind::Create { group, .. } | WalItemKind::Destroy { group, .. } => out.push(Mark::Gone { group }),
+        WalItemKind::Switch { group, .. } => Marks::switch(group, payload, out),
+        WalItemKind::HardState { .. } | WalItemKind::Quarantine { .. } | WalItemKind::CheckpointDone => {}
+    }
 }
 
 fn to_usize(place: u64) -> usize {
@@ -218,8 +251,9 @@ fn to_usize(place: u64) -> usize {
 }
 
 /// What is wrong with the log that these files form. `base`: the oldest file that recovery needs, if a checkpoint says
-/// so; without one the log must reach back to its very first write.
-pub fn damage(files: &[WalFile], base: Option<FileSequence>) -> Vec<Finding> {
+/// so; without one the log must reach back to its very first write. `newest`: the checkpoint that a start begins with,
+/// if there is one.
+pub fn damage(files: &[WalFile], base: Option<FileSequence>, newest: Option<&CheckpointFile>) -> Vec<Finding> {
     let by_sequence: BTreeMap<FileSequence, &WalFile> = files.iter().map(|file| (file.file, file)).collect();
     let mut findings = Vec::new();
     // The end of a file that its successor names; until one does, the last intact header ends it.
@@ -268,7 +302,33 @@ pub fn damage(files: &[WalFile], base: Option<FileSequence>) -> Vec<Finding> {
         }
     }
     findings.reverse();
+    let lost = lost(by_sequence.values().copied(), newest);
+    let is_lost = |finding: &Finding| match finding.file {
+        FileName::Wal(sequence) => lost.contains(&(sequence, finding.offset)),
+        FileName::Identity
+        | FileName::IdentityNew
+        | FileName::Checkpoint(_)
+        | FileName::Image { .. }
+        | FileName::Segment { .. } => true,
+    };
+    findings.retain(|finding| finding.entry.is_none() || is_lost(finding));
     findings
+}
+
+/// Places of damaged payloads that the node cannot do without. `files`: in their order.
+fn lost<'a>(
+    files: impl Iterator<Item = &'a WalFile>,
+    newest: Option<&CheckpointFile>,
+) -> BTreeSet<(FileSequence, u64)> {
+    let mut lost = Lost::default();
+    for file in files {
+        file.writes.iter().flat_map(|write| &write.marks).for_each(|mark| lost.take(file.file, *mark));
+    }
+    if let Some(newest) = newest {
+        newest.applied.iter().for_each(|(group, index)| lost.is_applied(*group, *index));
+        newest.entries.iter().for_each(|(group, index)| lost.is_elsewhere(*group, *index));
+    }
+    lost.places()
 }
 
 /// `end`: where the next file says this one ends.

@@ -17,7 +17,7 @@ mod replay;
 mod survey;
 mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::{
     decision::{Checksum, Decision, Header, Proof, decide},
@@ -128,6 +128,8 @@ struct End {
     never_opened: Option<FileSequence>,
     free: Vec<FileSequence>,
     held: Vec<FileSequence>,
+    /// Files of which the device could not read everything.
+    unreadable: BTreeSet<FileSequence>,
 }
 
 impl Recovery {
@@ -346,7 +348,9 @@ impl Reading {
         };
         kept_back.append(&mut self.unproven);
         let (never_opened, free) = (self.findings.never_opened, std::mem::take(&mut self.findings.free));
-        End { stretches, tail, number, kept_back, last, never_opened, free, held }
+        let mut unreadable = std::mem::take(&mut self.findings.unreadable);
+        unreadable.extend(self.reader.unreadable());
+        End { stretches, tail, number, kept_back, last, never_opened, free, held, unreadable }
     }
 }
 

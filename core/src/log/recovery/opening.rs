@@ -85,6 +85,7 @@ impl Opening {
     ) -> Self {
         let newest = sizes.last_key_value().map_or(FileSequence(0), |(file, _)| *file);
         let mut pool = Pool::new(config.file_bytes);
+        end.unreadable.iter().for_each(|file| pool.avoid(*file));
         let mut adopted = None;
         if let Some(file) = end.never_opened {
             let size = sizes.remove(&file).expect("it was found");

@@ -6,7 +6,7 @@
 //! that a checkpoint needs is not read but for the chain. Holds one piece of a file and one directory at a time.
 //! Does not look for the end of the log: [`super::survey`] does.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -151,6 +151,11 @@ impl Reader {
         result: &Result<DiskOutput, DiskError>,
     ) -> Result<bool, Exit> {
         self.window.handle(operation, result)
+    }
+
+    /// Files of which the device could not read everything.
+    pub(super) fn unreadable(&self) -> &BTreeSet<FileSequence> {
+        self.window.unreadable()
     }
 
     pub(super) fn next(&mut self) -> Result<Next, Exit> {

@@ -8,7 +8,7 @@
 //! says otherwise, and what a torn opening says about its predecessor is remembered as proof. A file is called free
 //! only if whatever it holds was never relied on or is proven to be in the log elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Rules, damaged,
@@ -39,6 +39,8 @@ pub(super) struct Findings {
     pub(super) held: Vec<FileSequence>,
     /// The last of the proven stretches is all that one start wrote, and little.
     pub(super) may_be_carried: bool,
+    /// Files of which the device could not read everything.
+    pub(super) unreadable: BTreeSet<FileSequence>,
 }
 
 #[derive(Debug)]
@@ -168,6 +170,7 @@ impl Survey {
                 Step::Leftover { file, end } => self.look_behind_opening(*file, *end)?,
                 Step::Done => {
                     self.findings.proven.reverse();
+                    self.findings.unreadable.clone_from(self.window.unreadable());
                     return Ok(Some(std::mem::take(&mut self.findings)));
                 }
             };
@@ -446,7 +449,7 @@ impl Survey {
         if offset >= self.files[&file] {
             return Ok(Found::Nothing);
         }
-        let Some(bytes) = self.window.bytes(file, offset, HEADER_BYTES) else { return Ok(Found::Wait) };
+        let Some(bytes) = self.window.readable_bytes(file, offset, HEADER_BYTES)? else { return Ok(Found::Wait) };
         match Header::decode(&bytes, self.rules.key) {
             Ok((header, crc)) if (self.rules.belongs)(&header, file, offset) => {
                 let size = self.files[&file];
@@ -493,7 +496,7 @@ impl Check {
                         return Ok(Some((Checksum::Fails, Checksum::Fails, file_size)));
                     }
                     let length = usize::try_from(header.directories_length()).expect("it lies within the file");
-                    let Some(bytes) = window.bytes(file, start, length) else { return Ok(None) };
+                    let Some(bytes) = window.readable_bytes(file, start, length)? else { return Ok(None) };
                     let own = header.directory.length as usize;
                     if bytes.len() != length
                         || !header.directory.matches(&bytes[..own])
@@ -521,7 +524,7 @@ impl Check {
                     }
                     let length = partial.left.min(WAL_READ_BYTES as u64);
                     let wanted = usize::try_from(length).expect("at most one piece");
-                    let Some(bytes) = window.bytes(file, partial.offset, wanted) else { return Ok(None) };
+                    let Some(bytes) = window.readable_bytes(file, partial.offset, wanted)? else { return Ok(None) };
                     if bytes.len() != wanted {
                         return Ok(Some((Checksum::Holds, Checksum::Fails, partial.offset)));
                     }

@@ -23,7 +23,7 @@ fn findings(machine: &Machine) -> Vec<Finding> {
             wal::scan(CONFIG.key, sequence, &Bytes::copy_from_slice(machine.disk.file(name)), |_| ())
         })
         .collect();
-    wal::damage(&files, None)
+    wal::damage(&files, None, None)
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn a_missing_file_is_a_finding() {
             wal::scan(CONFIG.key, sequence, &Bytes::copy_from_slice(machine.disk.file(*name)), |_| ())
         })
         .collect();
-    let findings = wal::damage(&rest, None);
+    let findings = wal::damage(&rest, None, None);
     assert_eq!(findings.len(), 1);
     assert_eq!(findings[0].file, files[1]);
 }

@@ -416,6 +416,11 @@ impl Wal {
         }
     }
 
+    /// The device could not read some of this file: it is removed instead of used again once it is released.
+    pub fn avoid(&mut self, file: FileSequence) {
+        self.pool.avoid(file);
+    }
+
     /// How much of what the budget leaves for data is taken, from the oldest file that is needed to the current end
     /// and what is queued behind it. Files that starts and the file made ahead need are set aside.
     pub fn fill(&self) -> Fill {

@@ -2,7 +2,8 @@
 //!
 //! Invariants: a file leaves the pool once; it keeps its old name until then. A file of which the opening write of this
 //! start took something over is held until a later write proves that opening. Only files of the configured size are
-//! used again. Does not decide which files are needed, nor how many bytes are too many.
+//! used again, and none that the device could not read everywhere: behind its last write, a start could not tell what
+//! an earlier life left from a write that is lost. Does not decide which files are needed, nor how many bytes are too many.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,20 +20,38 @@ pub(in crate::log) struct Pool {
     /// With their sizes.
     held: BTreeMap<FileSequence, u64>,
     useless: BTreeMap<FileSequence, u64>,
+    /// Files that are never used again, wherever they are now.
+    avoided: BTreeSet<FileSequence>,
     removal: Option<(Removal, u64)>,
 }
 
 impl Pool {
     pub(in crate::log) fn new(file_bytes: u64) -> Self {
-        Self { file_bytes, free: BTreeSet::new(), held: BTreeMap::new(), useless: BTreeMap::new(), removal: None }
+        Self {
+            file_bytes,
+            free: BTreeSet::new(),
+            held: BTreeMap::new(),
+            useless: BTreeMap::new(),
+            avoided: BTreeSet::new(),
+            removal: None,
+        }
     }
 
     /// A file that may be overwritten at once.
     pub(in crate::log) fn add(&mut self, file: FileSequence, size: u64) {
-        if size == self.file_bytes {
+        if size == self.file_bytes && !self.avoided.remove(&file) {
             self.free.insert(file);
         } else {
             self.useless.insert(file, size);
+        }
+    }
+
+    /// The device could not read some of this file, which is needed yet or is here already.
+    pub(in crate::log) fn avoid(&mut self, file: FileSequence) {
+        if self.free.remove(&file) {
+            self.useless.insert(file, self.file_bytes);
+        } else {
+            self.avoided.insert(file);
         }
     }
 
@@ -54,7 +73,8 @@ impl Pool {
 
     /// There is none to take now, but there will be.
     pub(in crate::log) fn is_waiting(&self) -> bool {
-        self.free.is_empty() && self.held.values().any(|size| *size == self.file_bytes)
+        let is_usable = |(file, size): (&FileSequence, &u64)| *size == self.file_bytes && !self.avoided.contains(file);
+        self.free.is_empty() && self.held.iter().any(is_usable)
     }
 
     /// What all of its files take on disk, those under removal included.
@@ -104,5 +124,37 @@ impl Pool {
             Some((removal, _)) => removal.handle(operation, result),
             None => Ok(false),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE_BYTES: u64 = 1 << 20;
+
+    #[test]
+    fn a_file_with_a_bad_sector_is_never_used_again() {
+        let [bad, bad_and_free, bad_and_held, good] = [1, 2, 3, 4].map(FileSequence);
+        let mut pool = Pool::new(FILE_BYTES);
+        pool.avoid(bad);
+        pool.add(bad, FILE_BYTES);
+        pool.add(bad_and_free, FILE_BYTES);
+        pool.avoid(bad_and_free);
+        pool.hold(bad_and_held, FILE_BYTES);
+        pool.avoid(bad_and_held);
+        assert!(!pool.is_waiting());
+        pool.release_held();
+        assert_eq!(pool.take(), None);
+        pool.add(good, FILE_BYTES);
+        assert_eq!(pool.take(), Some(good));
+        assert_eq!(pool.bytes(), 3 * FILE_BYTES);
+
+        let (mut effects, mut ids) = (Effects::default(), OperationIds::default());
+        pool.poll(&mut effects, &mut ids);
+        let is_removal = |operation: &&crate::io::DiskOperation| {
+            matches!(operation.action, crate::io::DiskAction::Remove { file: crate::io::FileName::Wal(_) })
+        };
+        assert_eq!(effects.disk.iter().filter(is_removal).count(), 3);
     }
 }

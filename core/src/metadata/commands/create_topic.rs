@@ -98,7 +98,7 @@ impl CreateTopic {
                 state.next_replica += 1;
                 Replica { id, node: *node, directory: state.image.nodes[node].directory }
             });
-            Partition { group, replicas: replicas.collect() }
+            Partition { group, replicas: replicas.collect(), created: Vec::new() }
         });
         let partitions = partitions.collect();
         let topic = Topic { id: self.topic, name, configs_version: version, configs, partitions };

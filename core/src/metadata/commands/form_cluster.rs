@@ -51,6 +51,7 @@ impl FormCluster {
                 id: member.node,
                 voter: member.voter,
                 directory: member.directory,
+                replaced: Vec::new(),
                 metadata_replica: member.replica,
                 registration: None,
                 up: false,

@@ -8,6 +8,7 @@ mod create_topic;
 mod delete_topic;
 mod form_cluster;
 mod register_node;
+mod replace_node;
 mod set_node_liveness;
 
 use bytes::Bytes;
@@ -17,12 +18,14 @@ pub use create_topic::CreateTopic;
 pub use delete_topic::DeleteTopic;
 pub use form_cluster::FormCluster;
 pub use register_node::RegisterNode;
+pub use replace_node::ReplaceNode;
 pub use set_node_liveness::SetNodeLiveness;
 
 use super::{refusal::Refusal, state::MetadataState};
 use crate::{
     codec::{CodecError, Decoder, Encode},
-    ids::{ImageVersion, ProducerId, TopicId},
+    ids::{ImageVersion, ProducerId, ReplicaId, TopicId},
+    metadata::creation::GroupMember,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,13 +36,20 @@ pub enum MetadataCommand {
     DeleteTopic(DeleteTopic),
     AllocateProducerIds(AllocateProducerIds),
     SetNodeLiveness(SetNodeLiveness),
+    ReplaceNode(ReplaceNode),
 }
 
 /// What a command did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MetadataOutcome {
     ClusterFormed,
-    NodeRegistered,
+    /// The node belongs to the cluster with its directory.
+    NodeRegistered {
+        /// Its replica of the metadata group.
+        replica: ReplicaId,
+        /// Where that group's replicas shall be, in the order of the nodes: who may speak to a replica that is empty.
+        members: Vec<GroupMember>,
+    },
     TopicCreated(TopicId),
     TopicDeleted(TopicId),
     /// `count` ids from `first` on belong to whoever asked, for ever.
@@ -69,6 +79,7 @@ mod kind {
     pub(super) const DELETE_TOPIC: u8 = 4;
     pub(super) const ALLOCATE_PRODUCER_IDS: u8 = 5;
     pub(super) const SET_NODE_LIVENESS: u8 = 6;
+    pub(super) const REPLACE_NODE: u8 = 7;
 }
 
 impl MetadataCommand {
@@ -81,6 +92,7 @@ impl MetadataCommand {
             Self::DeleteTopic(_) => kind::DELETE_TOPIC,
             Self::AllocateProducerIds(_) => kind::ALLOCATE_PRODUCER_IDS,
             Self::SetNodeLiveness(_) => kind::SET_NODE_LIVENESS,
+            Self::ReplaceNode(_) => kind::REPLACE_NODE,
         }
     }
 
@@ -99,6 +111,7 @@ impl MetadataCommand {
             Self::DeleteTopic(command) => command.encode(&mut out),
             Self::AllocateProducerIds(command) => command.encode(&mut out),
             Self::SetNodeLiveness(command) => command.encode(&mut out),
+            Self::ReplaceNode(command) => command.encode(&mut out),
         }
         Bytes::from(out)
     }
@@ -114,6 +127,7 @@ impl MetadataCommand {
             kind::DELETE_TOPIC => Self::DeleteTopic(DeleteTopic::decode(&mut from)?),
             kind::ALLOCATE_PRODUCER_IDS => Self::AllocateProducerIds(AllocateProducerIds::decode(&mut from)?),
             kind::SET_NODE_LIVENESS => Self::SetNodeLiveness(SetNodeLiveness::decode(&mut from)?),
+            kind::REPLACE_NODE => Self::ReplaceNode(ReplaceNode::decode(&mut from)?),
             _ => return Err(CodecError::Value("the kind of a metadata command")),
         };
         from.finish()?;
@@ -128,6 +142,7 @@ impl MetadataCommand {
             Self::DeleteTopic(command) => command.apply(state, version),
             Self::AllocateProducerIds(command) => command.apply(state),
             Self::SetNodeLiveness(command) => command.apply(state, version),
+            Self::ReplaceNode(command) => command.apply(state, version),
         }
     }
 }
@@ -142,7 +157,14 @@ impl MetadataResponse {
                 refusal.encode(&mut out);
             }
             Ok(MetadataOutcome::ClusterFormed) => out.put_u8(1),
-            Ok(MetadataOutcome::NodeRegistered) => out.put_u8(2),
+            Ok(MetadataOutcome::NodeRegistered { replica, members }) => {
+                out.put_u8(2);
+                out.put_u64(replica.0);
+                out.put_count(members.len());
+                for member in members {
+                    member.encode(&mut out);
+                }
+            }
             Ok(MetadataOutcome::TopicCreated(topic)) => {
                 out.put_u8(3);
                 out.put_uuid(topic.0);
@@ -168,7 +190,10 @@ impl MetadataResponse {
         let result = match from.u8()? {
             0 => Err(Refusal::decode(&mut from)?),
             1 => Ok(MetadataOutcome::ClusterFormed),
-            2 => Ok(MetadataOutcome::NodeRegistered),
+            2 => Ok(MetadataOutcome::NodeRegistered {
+                replica: ReplicaId(from.u64()?),
+                members: from.list(GroupMember::BYTES, GroupMember::decode)?,
+            }),
             3 => Ok(MetadataOutcome::TopicCreated(TopicId(from.uuid()?))),
             4 => Ok(MetadataOutcome::TopicDeleted(TopicId(from.uuid()?))),
             5 => Ok(MetadataOutcome::ProducerIds { first: ProducerId(from.i64()?), count: from.u32()? }),

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Sent by every node after it started, until it is answered. A data directory that is not the registered one is
-/// refused: its replicas are gone, and the node must not pretend to be them. Success means that the node is up.
+/// refused: it replaces nothing by itself (see [`super::ReplaceNode`]). Success means that the node is up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegisterNode {
     pub node: NodeId,
@@ -34,6 +34,9 @@ impl RegisterNode {
     pub(super) fn apply(self, state: &mut MetadataState, version: ImageVersion) -> Result<MetadataOutcome, Refusal> {
         let Self { node, directory, registration } = self;
         let known = state.member(node)?;
+        if known.replaced.contains(&directory) {
+            return Err(Refusal::ReplacedDirectory { node, registered: known.directory, offered: directory });
+        }
         if known.directory != directory {
             return Err(Refusal::UnknownDirectory { node, registered: known.directory, offered: directory });
         }
@@ -48,6 +51,6 @@ impl RegisterNode {
                 node.up = true;
             });
         }
-        Ok(MetadataOutcome::NodeRegistered)
+        Ok(state.registered(node))
     }
 }

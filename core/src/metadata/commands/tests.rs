@@ -41,10 +41,19 @@ fn golden_bytes() {
         MetadataCommand::RegisterNode(RegisterNode {
             node: NodeId(1),
             directory: DirectoryId(Uuid([7; 16])),
-            registration,
+            registration: registration.clone(),
         }),
         2,
         &[&[1], &[0, 0, 0, 1], &[7; 16], &[0, 0, 0, 0, 0, 0, 0, 3], &[0, 5], b"kauri", &[0x23, 0x84], &[0, 2], b"r1"],
+    );
+    check(
+        MetadataCommand::ReplaceNode(ReplaceNode(RegisterNode {
+            node: NodeId(1),
+            directory: DirectoryId(Uuid([8; 16])),
+            registration,
+        })),
+        7,
+        &[&[1], &[0, 0, 0, 1], &[8; 16], &[0, 0, 0, 0, 0, 0, 0, 3], &[0, 5], b"kauri", &[0x23, 0x84], &[0, 2], b"r1"],
     );
     check(
         MetadataCommand::CreateTopic(CreateTopic {
@@ -86,9 +95,11 @@ fn golden_bytes() {
 #[test]
 fn every_answer_survives_the_way_between_nodes() {
     let topic = TopicId(Uuid([5; 16]));
+    let member =
+        GroupMember { replica: ReplicaId(7), node: NodeId(1), directory: DirectoryId(Uuid([7; 16])), voter: true };
     let results = [
         Ok(MetadataOutcome::ClusterFormed),
-        Ok(MetadataOutcome::NodeRegistered),
+        Ok(MetadataOutcome::NodeRegistered { replica: ReplicaId(7), members: vec![member, member] }),
         Ok(MetadataOutcome::TopicCreated(topic)),
         Ok(MetadataOutcome::TopicDeleted(topic)),
         Ok(MetadataOutcome::ProducerIds { first: ProducerId(4000), count: 1000 }),

@@ -26,6 +26,7 @@ fn cluster(racks: &[&str]) -> MetadataImage {
             id: NodeId(id),
             voter: true,
             directory: DirectoryId(Uuid([id as u8; 16])),
+            replaced: Vec::new(),
             metadata_replica: ReplicaId(id as u64),
             registration: Some(registration),
             up: true,
@@ -40,7 +41,7 @@ fn add_topic(image: &mut MetadataImage, number: u8, assignment: &[Vec<NodeId>]) 
     let first = image.partition_count() as u64 + 1;
     let partition = |(nodes, group): (&Vec<NodeId>, u64)| {
         let replica = |node: &NodeId| Replica { id: ReplicaId(1), node: *node, directory: DirectoryId::default() };
-        Partition { group: GroupId(group), replicas: nodes.iter().map(replica).collect() }
+        Partition { group: GroupId(group), replicas: nodes.iter().map(replica).collect(), created: Vec::new() }
     };
     let topic = Topic {
         id: TopicId(Uuid([number; 16])),

@@ -8,7 +8,9 @@ use crate::{
     config::Endpoint,
     ids::{DirectoryId, LogIndex, PartitionIndex, ProducerId, ReplicaId, Term, Uuid},
     metadata::{
-        commands::{AllocateProducerIds, CreateTopic, DeleteTopic, MetadataOutcome, RegisterNode, SetNodeLiveness},
+        commands::{
+            AllocateProducerIds, CreateTopic, DeleteTopic, MetadataOutcome, RegisterNode, ReplaceNode, SetNodeLiveness,
+        },
         creation::GroupMember,
         node::Registration,
     },
@@ -39,6 +41,16 @@ fn register(node: i32, boot: u64) -> MetadataCommand {
     let advertised = Endpoint { host: format!("node{node}"), port: 9092 };
     let registration = Registration { boot: BootNumber(boot), advertised, rack: None };
     MetadataCommand::RegisterNode(RegisterNode { node: NodeId(node), directory: directory(node), registration })
+}
+
+fn replace(node: i32, directory_of: i32) -> MetadataCommand {
+    let MetadataCommand::RegisterNode(command) = register(node, 1) else { unreachable!() };
+    MetadataCommand::ReplaceNode(ReplaceNode(RegisterNode { directory: directory(directory_of), ..command }))
+}
+
+fn down(node: i32, boot: u64) -> MetadataCommand {
+    let boot = BootNumber(boot);
+    MetadataCommand::SetNodeLiveness(SetNodeLiveness { node: NodeId(node), boot, up: false })
 }
 
 fn create(name: &str, id: u8, partitions: &[&[i32]]) -> MetadataCommand {
@@ -137,7 +149,9 @@ fn members_that_contradict_each_other_form_nothing() {
 #[test]
 fn a_replaced_directory_does_not_register() {
     let mut replica = Replica::formed(3);
-    assert_eq!(replica.apply(register(1, 5)), Ok(MetadataOutcome::NodeRegistered));
+    let outcome = replica.apply(register(1, 5)).unwrap();
+    let members = replica.image().metadata_members();
+    assert_eq!(outcome, MetadataOutcome::NodeRegistered { replica: ReplicaId(1), members });
     assert!(replica.image().is_live(NodeId(1)));
     let MetadataCommand::RegisterNode(mut command) = register(1, 1) else { unreachable!() };
     command.directory = directory(9);
@@ -151,6 +165,67 @@ fn a_replaced_directory_does_not_register() {
         Err(Refusal::StaleBoot { node: NodeId(1), registered: BootNumber(5), offered: BootNumber(4) }),
         "a request of an earlier start that was long on its way"
     );
+}
+
+#[test]
+fn a_wiped_node_gets_new_replicas_and_its_old_directory_never_comes_back() {
+    let mut replica = Replica::formed(3);
+    replica.apply(register(2, 5)).unwrap();
+    replica.apply(create("a", 1, &[&[1, 2], &[2, 3], &[3, 1]])).unwrap();
+    let before = replica.image();
+    let in_use = |offered| Refusal::DirectoryInUse { node: NodeId(2), registered: directory(2), offered };
+    assert_eq!(replica.apply(replace(2, 12)), Err(in_use(directory(12))), "two processes with one node id");
+    replica.apply(down(2, 5)).unwrap();
+    let outcome = replica.apply(replace(2, 12)).unwrap();
+    let image = replica.image();
+    assert_eq!(
+        outcome,
+        MetadataOutcome::NodeRegistered { replica: ReplicaId(10), members: image.metadata_members() },
+        "three replicas of group 0 and six of the topic came before"
+    );
+    assert!(image.is_live(NodeId(2)), "although its boot numbers begin again");
+    assert_eq!(image.node(NodeId(2)).unwrap().directory, directory(12));
+
+    let delta = image.changes_since(&before);
+    let ids = |replicas: &[super::super::topic::Replica]| replicas.iter().map(|r| r.id.0).collect::<Vec<_>>();
+    let partitions = &delta.changed[0].partitions;
+    assert_eq!(partitions.iter().map(|p| ids(&p.replicas)).collect::<Vec<_>>(), [[4, 11], [12, 7], [8, 9]]);
+    assert_eq!(partitions.iter().map(|p| ids(p.created_with())).collect::<Vec<_>>(), [[4, 5], [6, 7], [8, 9]]);
+    let hosted = |directory| {
+        delta.creations(NodeId(2), directory).map(|(creation, id)| (creation.group.0, id.0)).collect::<Vec<_>>()
+    };
+    assert_eq!(hosted(directory(12)), [(1, 11), (2, 12)]);
+    assert!(hosted(directory(2)).is_empty());
+    let (creation, own) = delta.creations(NodeId(2), directory(12)).next().unwrap();
+    assert_eq!(creation.member(own), None, "whoever joins later does not start with the first membership");
+    let members: Vec<u64> = creation.members.iter().map(|member| member.replica.0).collect();
+    assert_eq!(members, [4, 5], "a replica that missed the topic's creation starts as the others did");
+
+    let gone = Refusal::ReplacedDirectory { node: NodeId(2), registered: directory(12), offered: directory(2) };
+    assert_eq!(replica.apply(register(2, 6)), Err(gone.clone()));
+    assert_eq!(replica.apply(replace(2, 2)), Err(gone.clone()));
+    replica.apply(down(2, 1)).unwrap();
+    assert_eq!(replica.apply(replace(2, 2)), Err(gone));
+    assert_eq!(replica.apply(replace(2, 12)), Ok(outcome), "the same again is a registration");
+    assert_eq!(ids(&replica.image().topic(topic_id(1)).unwrap().partitions[0].replicas), [4, 11]);
+
+    // Wiped once more: the group was created with the same replicas as ever.
+    replica.apply(down(2, 1)).unwrap();
+    replica.apply(replace(2, 22)).unwrap();
+    let partition = replica.image().topic(topic_id(1)).unwrap().partitions[0].clone();
+    assert_eq!((ids(&partition.replicas), ids(&partition.created)), (vec![4, 14], vec![4, 5]));
+    let mut image = Vec::new();
+    replica.state.encode_image(&mut image);
+    assert_eq!(MetadataState::restore_image(&image), Ok(replica.state));
+}
+
+#[test]
+fn a_node_is_not_replaced_without_end() {
+    let mut replica = Replica::formed(1);
+    let nodes = Arc::make_mut(&mut replica.state.image.nodes);
+    let node = Arc::make_mut(nodes.get_mut(&NodeId(1)).unwrap());
+    node.replaced = vec![directory(50); crate::limits::NODE_REPLACEMENTS_MAX];
+    assert_eq!(replica.apply(replace(1, 9)), Err(Refusal::TooManyReplacements(NodeId(1))));
 }
 
 #[test]
@@ -238,13 +313,14 @@ fn a_node_learns_what_to_host_and_what_is_gone() {
     let both = replica.image();
     let hosted = |delta: &MetadataDelta, node| {
         let creations = delta.creations(NodeId(node), directory(node));
-        creations.map(|creation| creation.group.0).collect::<Vec<_>>()
+        creations.map(|(creation, _)| creation.group.0).collect::<Vec<_>>()
     };
     let delta = both.changes_since(&empty);
     assert_eq!(hosted(&delta, 1), [1, 3]);
     assert_eq!(hosted(&delta, 3), [2, 3, 4]);
     assert_eq!(delta.creations(NodeId(1), directory(9)).count(), 0, "replicas belong to a directory");
-    let creation = delta.creations(NodeId(1), directory(1)).nth(1).unwrap();
+    let (creation, replica_here) = delta.creations(NodeId(1), directory(1)).nth(1).unwrap();
+    assert_eq!(creation.replica_on(NodeId(1), directory(1)), Some(replica_here));
     assert_eq!(creation.topic, Some((topic_id(1), PartitionIndex(2))));
     assert_eq!(creation.members.iter().map(|member| member.node.0).collect::<Vec<_>>(), [3, 1]);
     assert_eq!(both.creation(creation.group), Some(creation));
@@ -272,22 +348,23 @@ fn a_new_leader_forms_the_cluster_unless_it_is_formed() {
 #[test]
 fn golden_image() {
     let mut replica = Replica::formed(1);
-    replica.apply(register(1, 2)).unwrap();
     replica.apply(create("t", 5, &[&[1]])).unwrap();
     replica.apply(delete(5)).unwrap();
     replica.apply(create("u", 6, &[&[1]])).unwrap();
+    replica.apply(replace(1, 9)).unwrap();
     let mut image = Vec::new();
     replica.state.encode_image(&mut image);
     #[rustfmt::skip]
     let golden = [
-        &[1][..], &[0, 0, 0, 0, 0, 0, 0, 6], &[1], &[0xc1; 16],
-        &[0, 0, 0, 1], &[0, 0, 0, 1], &[1], &[1; 16], &[0, 0, 0, 0, 0, 0, 0, 1], &[1],
-        &[1], &[0, 0, 0, 0, 0, 0, 0, 2], &[0, 5], b"node1", &[0x23, 0x84], &[0, 0],
-        &[0, 0, 0, 1], &[6; 16], &[0, 1], b"u", &[0, 0, 0, 0, 0, 0, 0, 6], &[0, 0, 0, 0],
+        &[2][..], &[0, 0, 0, 0, 0, 0, 0, 6], &[1], &[0xc1; 16],
+        &[0, 0, 0, 1], &[0, 0, 0, 1], &[1], &[9; 16], &[0, 0, 0, 1], &[1; 16], &[0, 0, 0, 0, 0, 0, 0, 4], &[1],
+        &[1], &[0, 0, 0, 0, 0, 0, 0, 1], &[0, 5], b"node1", &[0x23, 0x84], &[0, 0],
+        &[0, 0, 0, 1], &[6; 16], &[0, 1], b"u", &[0, 0, 0, 0, 0, 0, 0, 5], &[0, 0, 0, 0],
         &[0, 0, 0, 1], &[0, 0, 0, 0, 0, 0, 0, 2],
+        &[0, 0, 0, 1], &[0, 0, 0, 0, 0, 0, 0, 5], &[0, 0, 0, 1], &[9; 16],
         &[0, 0, 0, 1], &[0, 0, 0, 0, 0, 0, 0, 3], &[0, 0, 0, 1], &[1; 16],
         &[0, 0, 0, 1], &[0, 0, 0, 0, 0, 0, 0, 1], &[0, 0, 0, 0, 0, 0, 0, 1],
-        &[0, 0, 0, 0, 0, 0, 0, 3], &[0, 0, 0, 0, 0, 0, 0, 4], &[0, 0, 0, 0, 0, 0, 0, 0],
+        &[0, 0, 0, 0, 0, 0, 0, 3], &[0, 0, 0, 0, 0, 0, 0, 6], &[0, 0, 0, 0, 0, 0, 0, 0],
     ]
     .concat();
     assert_eq!(image, golden);
@@ -300,6 +377,7 @@ fn any_command() -> impl Strategy<Value = MetadataCommand> {
     prop_oneof![
         Just(form(4)),
         (1..6, 1u64..4).prop_map(|(node, boot)| register(node, boot)),
+        (1..6, 1..20).prop_map(|(node, directory)| replace(node, directory)),
         (names, 0u8..8, assignment).prop_map(|(name, id, nodes): (_, _, Vec<Vec<i32>>)| {
             create(name, id, &nodes.iter().map(Vec::as_slice).collect::<Vec<_>>())
         }),

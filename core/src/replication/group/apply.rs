@@ -40,6 +40,9 @@ impl Group {
         while self.delivered < end {
             let index = self.delivered.next();
             let log = self.node.store();
+            if log.is_faulty(index) {
+                break;
+            }
             size += log.entry_bytes(index);
             if !entries.is_empty() && size > bytes {
                 break;

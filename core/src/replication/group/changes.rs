@@ -11,6 +11,8 @@ use raft::{
 };
 
 use super::{Group, Membership, MembershipApplied, ProposeError, ReplicationState, Role, ready::membership_change};
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
 use crate::{
     ids::{LogIndex, ReplicaId, Term},
     limits,
@@ -133,13 +135,21 @@ impl Group {
         if voters.len() > VOTERS_MAX { Err(MembershipError::TooManyVoters) } else { Ok(()) }
     }
 
-    /// Whether a member follows closely enough to vote: it takes entries as they come, and has everything that was
-    /// applied here.
+    /// Whether a member follows closely enough to vote: it takes entries as they come, or has all there are, and has
+    /// everything that was applied here.
     pub fn has_caught_up(&self, replica: ReplicaId) -> bool {
+        #[cfg(feature = "mutants")]
+        if Mutant::SwapBeforeCatchUp.is_planted() {
+            return true;
+        }
         self.progress_of(replica).is_some_and(|progress| {
-            progress.state == ReplicationState::Replicate
-                && progress.recently_active
-                && progress.matched >= self.applied
+            let takes_entries = match progress.state {
+                ReplicationState::Replicate => true,
+                // After a state transfer it is probed with the next entry, whenever that comes.
+                ReplicationState::Probe => progress.matched >= self.last_index(),
+                ReplicationState::Snapshot => false,
+            };
+            takes_entries && progress.recently_active && progress.matched >= self.applied
         })
     }
 

@@ -10,7 +10,7 @@ use slog::{Drain, Level, Logger, o};
 
 use super::{
     GroupStart, HardState, LogView, Membership, MembershipApplied, Payload, Role, RoleChange, SnapshotOffer,
-    StartError, election_timeout::ElectionTimeout, log_reads::LogReads, persist_queue::PersistQueue,
+    StartError, election_timeout::ElectionTimeout, faulty::Faulty, log_reads::LogReads, persist_queue::PersistQueue,
     read_index::ReadIndex,
 };
 use crate::{
@@ -43,6 +43,7 @@ pub struct Group {
     pub(super) removed: BTreeSet<ReplicaId>,
     pub(super) reads: ReadIndex,
     pub(super) log_reads: LogReads,
+    pub(super) faulty: Faulty,
     pub(super) snapshot_offer: Option<SnapshotOffer>,
     pub(super) lease_ignored: bool,
     /// Entries up to here were handed out for apply.
@@ -117,6 +118,7 @@ impl Group {
             removed: start.removed,
             reads: ReadIndex::default(),
             log_reads: LogReads::default(),
+            faulty: Faulty::default(),
             snapshot_offer: None,
             lease_ignored: false,
             delivered: start.applied,
@@ -149,6 +151,10 @@ impl Group {
         if self.waits_as_single_voter() {
             return;
         }
+        if self.is_faulty() {
+            self.tick_without_campaign();
+            return;
+        }
         if self.is_single_voter() && self.role() != Role::Leader {
             // Nobody else could lead: no reason to wait for a timeout.
             self.campaign();
@@ -164,7 +170,7 @@ impl Group {
 
     /// Tries to become leader, if this replica may.
     pub fn campaign(&mut self) {
-        if !self.node.raft.promotable() || self.waits_as_single_voter() {
+        if !self.node.raft.promotable() || self.waits_as_single_voter() || self.is_faulty() {
             return;
         }
         self.raft(|node| node.campaign()).expect("campaigning is refused by doing nothing");
@@ -188,7 +194,7 @@ impl Group {
         self.is_single_voter() && !self.queue.is_empty() && self.role() != Role::Leader
     }
 
-    fn is_single_voter(&self) -> bool {
+    pub(super) fn is_single_voter(&self) -> bool {
         self.node.raft.promotable() && self.node.raft.prs().is_singleton()
     }
 
@@ -205,7 +211,11 @@ impl Group {
     /// Whether [`Group::poll`] would hand out anything after a tick. Messages, proposals and reads always need a poll.
     pub fn has_work(&self) -> bool {
         let unreported = RoleChange { term: self.term(), role: self.role(), leader: self.leader() } != self.reported;
-        unreported || self.node.has_ready() || !self.outbox.is_empty() || self.membership.is_joint()
+        unreported
+            || self.node.has_ready()
+            || !self.outbox.is_empty()
+            || self.membership.is_joint()
+            || self.has_held_back()
     }
 
     /// The WAL laid out an entry of this group.

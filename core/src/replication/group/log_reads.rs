@@ -71,6 +71,10 @@ impl Group {
         }
         let log = self.node.store();
         let locations = log.locations(first, limits::RAFT_MESSAGE_BYTES_MAX);
+        if locations.is_empty() {
+            // It is lost here: who waits for it is served by another leader.
+            return;
+        }
         let terms: Vec<_> = (first.0..).map(LogIndex).take(locations.len()).map(|index| log.log_term(index)).collect();
         let deliveries = delivery.into_iter().collect();
         reads.under_way.insert(first, UnderWay { terms: terms.clone(), deliveries });
@@ -79,12 +83,20 @@ impl Group {
 
     /// Answers a [`Fetch`] with as many payloads as it named places, each checked against its CRC.
     pub fn fetched(&mut self, first: LogIndex, payloads: Vec<Payload>) {
+        self.fetched_partly(first, payloads.into_iter().map(Some).collect());
+    }
+
+    /// Answers a [`Fetch`] of which some payloads are not what was written, after [`Group::damaged`] was told of them.
+    pub fn fetched_partly(&mut self, first: LogIndex, payloads: Vec<Option<Payload>>) {
         let under_way = self.log_reads.under_way.remove(&first).expect("a read is answered once");
         assert_eq!(payloads.len(), under_way.terms.len(), "a read is answered as a whole");
         let log = self.node.mut_store();
         for ((index, term), payload) in (first.0..).map(LogIndex).zip(under_way.terms).zip(payloads) {
-            log.supply(index, term, payload);
+            if let Some(payload) = payload {
+                log.supply(index, term, payload);
+            }
         }
+        // What is compacted now is replaced by a state, and what moved is read where it lies.
         for delivery in under_way.deliveries {
             self.raft(|node| node.on_entries_fetched(delivery));
         }

@@ -5,7 +5,8 @@
 //! these never touch the disk. Payloads it needs only to send entries, and that may wait for a read.
 //!
 //! Invariant: entries are contiguous behind the truncated index, and an entry whose payload is not in memory has a
-//! place on disk. Appending at an index replaces everything from there on.
+//! place on disk. Appending at an index replaces everything from there on. A payload that is marked as lost is not
+//! looked for anywhere.
 
 use std::{
     cell::RefCell,
@@ -37,6 +38,8 @@ pub struct LogView {
     recent_bytes: usize,
     /// Payloads of older entries, read back for a delivery or for apply.
     fetched: BTreeMap<LogIndex, Payload>,
+    /// Entries of which the place on disk does not hold the payload any more.
+    faulty: BTreeSet<LogIndex>,
     applied: LogIndex,
     unapplied_bytes: usize,
     initial: RaftState,
@@ -123,6 +126,7 @@ impl LogView {
             recent: VecDeque::new(),
             recent_bytes: 0,
             fetched: BTreeMap::new(),
+            faulty: BTreeSet::new(),
             applied: index,
             unapplied_bytes: 0,
             initial: RaftState::default(),
@@ -174,6 +178,53 @@ impl LogView {
         Ok(())
     }
 
+    /// Adds an entry found on disk whose payload there is damaged.
+    pub fn recover_damaged(
+        &mut self,
+        index: LogIndex,
+        term: Term,
+        kind: EntryKind,
+        location: EntryLocation,
+    ) -> Result<(), StartError> {
+        self.recover(index, term, kind, location)?;
+        // What has no bytes cannot lose them.
+        if index > self.truncated && self.item(index).bytes() > 0 {
+            self.faulty.insert(index);
+        }
+        Ok(())
+    }
+
+    /// The payload at this place, which was found to be in the log, is lost.
+    pub fn mark_faulty(&mut self, index: LogIndex) {
+        assert!(self.payload(index).is_none(), "a payload in memory is not lost");
+        self.item(index);
+        self.faulty.insert(index);
+    }
+
+    /// The payload is where the entry's place says.
+    pub(super) fn repaired(&mut self, index: LogIndex) {
+        self.faulty.remove(&index);
+    }
+
+    pub fn is_faulty(&self, index: LogIndex) -> bool {
+        self.faulty.contains(&index)
+    }
+
+    pub fn first_faulty(&self) -> Option<LogIndex> {
+        self.faulty.first().copied()
+    }
+
+    pub(super) fn faulty(&self) -> impl Iterator<Item = LogIndex> + '_ {
+        self.faulty.iter().copied()
+    }
+
+    /// Lost payloads of entries up to `applied`, where the state holds what they did: the log begins behind them.
+    pub(super) fn pass_faulty(&mut self, applied: LogIndex) {
+        if let Some(last) = self.faulty.range(..=applied).next_back().copied() {
+            self.compact(last);
+        }
+    }
+
     /// The index before the first entry.
     pub fn truncated_index(&self) -> LogIndex {
         self.truncated
@@ -197,9 +248,26 @@ impl LogView {
             && self.item(index).location() == Some(location)
     }
 
+    /// Whether a payload with this length and CRC is that of the entry at `index`, and is lost.
+    fn misses(&self, index: LogIndex, term: Term, location: EntryLocation) -> bool {
+        let key = |location: EntryLocation| (location.context_length, location.data_length, location.crc);
+        self.is_faulty(index)
+            && self.log_term(index) == term
+            && self.item(index).location().is_some_and(|known| key(known) == key(location))
+    }
+
+    /// A lost payload was replaced by one that lies here. Ignored if the log does not miss that entry.
+    pub(super) fn fill(&mut self, index: LogIndex, term: Term, location: EntryLocation) {
+        if self.misses(index, term, location) {
+            self.placed(index, term, location);
+            self.repaired(index);
+        }
+    }
+
     pub(super) fn start(&mut self, initial: RaftState, applied: LogIndex) {
         self.initial = initial;
         self.apply_to(applied);
+        self.pass_faulty(applied);
     }
 
     /// Adds entries that are about to be written, truncating what they overwrite.
@@ -234,7 +302,28 @@ impl LogView {
                 self.recent_bytes -= payload.bytes();
             }
         }
+        drop(self.faulty.split_off(&index));
         self.terms.truncate(self.last_log_index().next());
+    }
+
+    /// What lies behind a place, if the log holds that very entry; for a state that has applied everything up to there.
+    /// Everything is on disk.
+    pub fn behind(&self, index: LogIndex, term: Term) -> Option<Self> {
+        let holds = self.truncated <= index && index <= self.last_log_index() && self.log_term(index) == term;
+        if !holds {
+            return None;
+        }
+        let mut rest = Self::new(index, term);
+        for index in (index.0 + 1..=self.last_log_index().0).map(LogIndex) {
+            let item = self.item(index);
+            let location = item.location().expect("everything is on disk");
+            let taken = rest.recover(index, self.log_term(index), item.kind, location);
+            taken.expect("a part of a log is a log");
+            if self.is_faulty(index) {
+                rest.faulty.insert(index);
+            }
+        }
+        Some(rest)
     }
 
     /// Forgets everything up to `index`, which is applied.
@@ -252,6 +341,7 @@ impl LogView {
             self.items.pop_front().expect("the log reaches up to what is applied");
             self.truncated = self.truncated.next();
         }
+        self.faulty = self.faulty.split_off(&index.next());
         self.forget_fetched(index);
     }
 
@@ -323,8 +413,9 @@ impl LogView {
         // Neighbours lie in the same file.
         let mut files = BTreeSet::new();
         let mut last = PackedFile::NONE;
-        for item in items {
-            if item.file != last {
+        for (item, index) in items.zip(self.truncated.0 + 1 + skipped..) {
+            // Of what is lost, nothing is needed where it lay.
+            if item.file != last && !self.is_faulty(LogIndex(index)) {
                 last = item.file;
                 files.extend(item.file.file());
             }
@@ -355,6 +446,9 @@ impl LogView {
         if self.item(index).bytes() == 0 {
             return Some(Payload::default());
         }
+        if self.is_faulty(index) {
+            return None;
+        }
         let first_recent = self.last_log_index().0 + 1 - self.recent.len() as u64;
         match index.0.checked_sub(first_recent) {
             Some(at) => Some(self.recent[usize::try_from(at).expect("as long as a deque")].clone()),
@@ -368,6 +462,7 @@ impl LogView {
         if index <= self.truncated
             || index > self.last_log_index()
             || self.log_term(index) != term
+            || self.is_faulty(index)
             || self.payload(index).is_some()
         {
             return;
@@ -397,7 +492,7 @@ impl LogView {
         let mut locations = Vec::new();
         let mut total = 0;
         let mut index = first;
-        while index <= self.last_log_index() && self.payload(index).is_none() {
+        while index <= self.last_log_index() && self.payload(index).is_none() && !self.is_faulty(index) {
             let location =
                 self.item(index).location().expect("an entry whose payload is not in memory has a place on disk");
             total += self.item(index).bytes() as u64;

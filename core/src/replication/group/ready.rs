@@ -22,6 +22,7 @@ impl Group {
             }
             self.handle_ready(out);
         }
+        self.hold_back();
         // raft-rs walks over a hash map of members; for each of them, though, its order counts.
         self.outbox.sort_by_key(|message| message.to);
         out.messages.append(&mut self.outbox);
@@ -46,6 +47,7 @@ impl Group {
     pub fn durable(&mut self, write: WriteNumber) {
         self.durable = self.durable.max(write);
         self.settle();
+        self.settle_repairs();
     }
 
     /// Takes what is durable out of the queue.

@@ -97,7 +97,8 @@ impl Group {
     fn section_entry(&self, index: LogIndex) -> SectionEntry {
         let log = self.log();
         let (term, kind, location) = (log.log_term(index), log.kind(index), log.location(index));
-        let payload = match (location, log.payload(index)) {
+        let payload = match (location, log.payload(index).or_else(|| self.payload_of_repair(index).cloned())) {
+            (Some(location), None) if log.is_faulty(index) => SectionPayload::Lost(location),
             (Some(location), _) if index <= self.applied => SectionPayload::Located(location),
             (Some(location), None) => SectionPayload::Located(location),
             (location, payload) => {
@@ -127,7 +128,8 @@ impl Group {
     pub fn file_of(&self, index: LogIndex) -> Option<EntryFile> {
         let log = self.log();
         let is_there = log.truncated_index() < index && index <= log.last_log_index();
-        is_there.then(|| log.location(index)).flatten().map(|location| location.file)
+        // Of what is lost, nothing is needed where it lay.
+        (is_there && !log.is_faulty(index)).then(|| log.location(index)).flatten().map(|location| location.file)
     }
 
     /// The files in which the entries from `first` on lie.
@@ -172,6 +174,10 @@ impl GroupStart {
             let (index, term, kind) = (index_of(place), entry.term, entry.kind);
             let location = match &entry.payload {
                 SectionPayload::Located(location) => *location,
+                SectionPayload::Lost(location) => {
+                    log.recover_damaged(index, term, kind, *location)?;
+                    continue;
+                }
                 SectionPayload::Inline { context, data, .. } => {
                     let location = placed.next().expect("each inline entry has a place").location;
                     let payload = Payload { context: context.clone(), data: data.clone() };
@@ -199,14 +205,32 @@ impl GroupStart {
         Ok((start, inline))
     }
 
-    /// A payload lies elsewhere now. Ignored if the log does not hold that entry.
-    pub fn place(&mut self, index: LogIndex, term: Term, location: EntryLocation) {
-        self.log.placed(index, term, location);
+    /// A lost payload was replaced by one that lies here. Ignored if the log does not hold that entry.
+    pub fn fill(&mut self, index: LogIndex, term: Term, location: EntryLocation) {
+        self.log.fill(index, term, location);
+    }
+
+    /// The payload that lies here is lost. Ignored if the log does not hold that entry there.
+    pub fn lose(&mut self, index: LogIndex, term: Term, location: EntryLocation) {
+        if self.log.holds(index, term, location) && self.log.entry_bytes(index) > 0 {
+            self.log.mark_faulty(index);
+        }
     }
 
     /// Keeps the payload of an entry that is not applied, as it was kept before the restart.
     pub fn supply(&mut self, index: LogIndex, term: Term, payload: Payload) {
         self.log.supply(index, term, payload.detached());
+    }
+
+    /// The files that a start from this section needs, because entries that are not applied lie there.
+    pub fn files_needed(section: &GroupSection) -> BTreeSet<EntryFile> {
+        let indexes = (section.truncated.0 + 1..).map(LogIndex);
+        let unapplied = section.entries.iter().zip(indexes).filter(|(_, index)| *index > section.applied);
+        let files = unapplied.filter_map(|(entry, _)| match &entry.payload {
+            SectionPayload::Located(location) => Some(location.file),
+            SectionPayload::Inline { .. } | SectionPayload::Lost(_) => None,
+        });
+        files.collect()
     }
 
     /// The oldest WAL file that a section's entries lie in.
@@ -216,7 +240,7 @@ impl GroupStart {
                 EntryFile::Wal(sequence) => Some(sequence),
                 EntryFile::Checkpoint(_) => None,
             },
-            SectionPayload::Inline { .. } => None,
+            SectionPayload::Inline { .. } | SectionPayload::Lost(_) => None,
         });
         files.min()
     }

@@ -80,18 +80,20 @@ impl Group {
     }
 
     /// A snapshot that this log already covers is answered by raft-rs. Any other becomes an offer; its sender still
-    /// counts as a leader that was heard of.
+    /// counts as a leader that was heard of. So does one that has applied an entry which is lost here: the leader's log
+    /// begins behind it.
     pub(super) fn step_snapshot(&mut self, message: Message) -> Result<(), Refused> {
         let metadata = message.get_snapshot().get_metadata();
         let position = SnapshotPosition { index: LogIndex(metadata.index), term: Term(metadata.term) };
         let raft_log = &self.node.raft.raft_log;
-        let is_covered = position.index.0 < raft_log.committed
-            || raft_log.match_term(position.index.0, position.term.0)
-            || message.term < self.term().0;
-        if is_covered {
+        let matches = raft_log.match_term(position.index.0, position.term.0);
+        let repairs = matches && self.first_faulty().is_some_and(|first| first <= position.index);
+        let is_old = message.term < self.term().0;
+        let is_covered = position.index.0 < raft_log.committed || matches;
+        if is_old || (is_covered && !repairs) {
             return self.step_checked(message);
         }
-        if position.index.0 == raft_log.committed {
+        if position.index.0 == raft_log.committed && !repairs {
             return Err(Invalid::Snapshot.into());
         }
         let mut heartbeat = Message { from: message.from, to: message.to, term: message.term, ..Message::default() };
@@ -109,21 +111,19 @@ impl Group {
         Ok(())
     }
 
-    /// Whether the state at `position` may replace this one: it is newer than what is committed here, its entry is not
-    /// in the log already, this replica knows of its term, and everything that was handed out for writing is in the WAL
-    /// before the record of the switch.
+    /// Whether the state at `position` may replace this one: it is newer than what is committed here and its entry is not
+    /// in the log already, or it has applied an entry that is lost here; this replica knows of its term, and everything
+    /// that was handed out for writing is in the WAL before the record of the switch.
     pub fn may_switch(&self, position: SnapshotPosition) -> bool {
-        let raft_log = &self.node.raft.raft_log;
-        position.index > self.commit_index()
-            && !raft_log.match_term(position.index.0, position.term.0)
-            && position.term <= self.written.term
-            && !self.queue.holds_unwritten()
-            && !self.is_leader()
+        let matches = self.node.raft.raft_log.match_term(position.index.0, position.term.0);
+        let is_news = position.index > self.commit_index() && !matches;
+        let repairs = matches && self.first_faulty().is_some_and(|first| first <= position.index);
+        (is_news || repairs) && position.term <= self.written.term && !self.queue.holds_unwritten() && !self.is_leader()
     }
 
     /// What to start in place of this group, once the state at `position` is here and the record of the switch is
     /// durable behind everything this group handed out for writing; until then the group is left alone. The old log is
-    /// gone: what it held is in the state, or was never committed. `removed` are replicas that were members once, as far
+    /// gone, but for what [`GroupStart::keep_behind`] keeps. `removed` are replicas that were members once, as far
     /// as the sender knows.
     pub fn switch(
         &self,
@@ -154,7 +154,8 @@ impl Group {
         if leader == self.replica || !self.known.contains(&leader) {
             return;
         }
-        let end = self.last_index();
+        // What lies behind may not be the leader's.
+        let end = self.commit_index();
         let mut append = Message {
             from: leader.0,
             to: self.replica.0,

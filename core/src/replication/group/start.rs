@@ -85,6 +85,22 @@ impl GroupStart {
         }
     }
 
+    /// Keeps of the log that a transferred state replaces what lies behind it, if that log holds the very entry at which
+    /// the state stands: it may have been acknowledged (Raft, section 7). Otherwise what the log held is in the state, or
+    /// was never committed. Everything of that log is durable.
+    pub fn keep_behind(&mut self, log: &LogView, commit: LogIndex) {
+        let (index, term) = (self.log.truncated_index(), self.log.log_term(self.log.truncated_index()));
+        if let Some(log) = log.behind(index, term) {
+            self.hard_state.commit = self.hard_state.commit.max(commit.min(log.last_log_index()));
+            self.log = log;
+        }
+    }
+
+    /// The first entry that is not applied and whose payload is lost.
+    pub fn first_faulty(&self) -> Option<LogIndex> {
+        self.log.faulty().find(|index| *index > self.applied)
+    }
+
     /// The commit index to start with: a checkpoint may have applied more than the last hard state says.
     pub(super) fn commit(&self) -> LogIndex {
         self.hard_state.commit.max(self.applied).max(self.log.truncated_index())

@@ -19,6 +19,9 @@ pub enum Refused {
     /// The only voter may not campaign before its log is durable.
     #[error("the log is not durable yet")]
     NotDurable,
+    /// A replica that lost a payload must not lead.
+    #[error("an entry of the log is lost here")]
+    Faulty,
 }
 
 impl Group {
@@ -36,6 +39,7 @@ impl Group {
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => self.step_vote_request(message),
             MessageType::MsgSnapshot => self.step_snapshot(message),
             MessageType::MsgTimeoutNow if self.waits_as_single_voter() => Err(Refused::NotDurable),
+            MessageType::MsgTimeoutNow if self.is_faulty() => Err(Refused::Faulty),
             MessageType::MsgAppend => {
                 if self.is_full_for(&message) {
                     return Err(Refused::Full);

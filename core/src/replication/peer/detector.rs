@@ -161,6 +161,17 @@ impl Detector {
         pair.boot = pair.boot.max(Some(boot));
     }
 
+    /// This peer runs from another data directory by now, whose boot numbers say nothing about those before.
+    pub fn handle_replacement(&mut self, now: Monotonic, node: NodeId, boot: BootNumber) {
+        self.observe(now);
+        let Some(pair) = self.pairs.get_mut(&node) else { return };
+        if pair.state == State::Up {
+            self.verdicts.push(Verdict::Down(node));
+        }
+        pair.restarted(now);
+        pair.boot = Some(boot);
+    }
+
     /// A frame of this peer arrived. Frames of an earlier process of the peer change nothing.
     pub fn handle_frame(&mut self, now: Monotonic, node: NodeId, heard: &Heard) {
         self.handle_boot(now, node, heard.boot);

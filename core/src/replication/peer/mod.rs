@@ -16,7 +16,7 @@ mod receive;
 pub mod section;
 mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use raft::prelude::{Message, MessageType};
@@ -153,6 +153,9 @@ struct Peer {
     clock: Option<ClockSample>,
     /// The peer's directory, as its last hello said, and its highest durable position heard of since.
     seen: Option<Seen>,
+    /// The peer's directory by the metadata, and those that were replaced.
+    registered: Option<DirectoryId>,
+    replaced: BTreeSet<DirectoryId>,
 }
 
 impl Peer {
@@ -166,6 +169,8 @@ impl Peer {
             ping_now: false,
             clock: None,
             seen: None,
+            registered: None,
+            replaced: BTreeSet::new(),
         }
     }
 
@@ -222,6 +227,25 @@ impl Peers {
             }
         }
         self.detector.set_peers(now, self.peers.keys().copied());
+    }
+
+    /// What the metadata say about the data directories of other nodes: the present one, and those it replaced, which are
+    /// not listened to any more.
+    pub fn set_directories(
+        &mut self,
+        now: Now,
+        directories: impl IntoIterator<Item = (NodeId, DirectoryId, BTreeSet<DirectoryId>)>,
+    ) {
+        self.rest = None;
+        for (node, registered, replaced) in directories {
+            let Some(peer) = self.peers.get_mut(&node) else { continue };
+            peer.registered = Some(registered);
+            peer.replaced = replaced;
+            let Some(seen) = peer.seen.filter(|seen| peer.replaced.contains(&seen.directory)) else { continue };
+            for link in peer.incoming.into_iter().flatten() {
+                self.reject(now.monotonic, link, Some(node), Rejection::ReplacedDirectory(seen.directory));
+            }
+        }
     }
 
     /// The cluster is formed or joined: frames carry its id from now on.
@@ -367,6 +391,16 @@ impl Peers {
     /// Whether both directions of the pair with this node work. True for this node itself.
     pub fn is_up(&self, node: NodeId) -> bool {
         node == self.own.node || self.detector.is_up(node)
+    }
+
+    /// Whether the node is up and runs with this data directory.
+    pub fn is_up_with(&self, node: NodeId, directory: DirectoryId) -> bool {
+        let runs_with = if node == self.own.node {
+            Some(self.own.directory)
+        } else {
+            self.position_of(node).map(|seen| seen.directory)
+        };
+        self.is_up(node) && runs_with == Some(directory)
     }
 
     /// Whether the node is up and our Raft lane to it stands: false from the moment its process is gone, which is

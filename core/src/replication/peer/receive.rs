@@ -7,7 +7,7 @@ use bytes::Bytes;
 use raft::prelude::{Message, MessageType};
 
 use crate::{
-    ids::{BootNumber, ClusterId, LinkId, NodeId, WriteNumber},
+    ids::{BootNumber, ClusterId, DirectoryId, LinkId, NodeId, WriteNumber},
     limits,
     replication::peer::{
         PeerEvent, Peers,
@@ -33,6 +33,10 @@ pub enum Rejection {
     WrongCluster(ClusterId),
     #[error("it comes from boot {theirs} of a node that runs as boot {known}")]
     StaleBoot { theirs: BootNumber, known: BootNumber },
+    #[error("it comes from data directory {0}, which was replaced")]
+    ReplacedDirectory(DirectoryId),
+    #[error("it comes from data directory {theirs}, while the node runs with {known}")]
+    OtherDirectory { theirs: DirectoryId, known: DirectoryId },
     #[error("a newer link of the same node and lane exists")]
     StaleLink,
     #[error("the first frame did not start with a hello")]
@@ -111,6 +115,7 @@ impl Peers {
                 Some(hello)
             }
             Incoming::Open(open) => {
+                self.check_boot(&header).map_err(blame)?;
                 if (open.node, open.lane, open.boot) != (from, header.lane, header.boot) {
                     return Err(blame(Rejection::Changed));
                 }
@@ -149,6 +154,11 @@ impl Peers {
         {
             return Err(Rejection::WrongCluster(theirs));
         }
+        Ok(())
+    }
+
+    /// Boot numbers are compared only with those of the same data directory.
+    fn check_boot(&self, header: &Header) -> Result<(), Rejection> {
         match self.detector.boot_of(header.from) {
             Some(known) if header.boot < known => Err(Rejection::StaleBoot { theirs: header.boot, known }),
             Some(_) | None => Ok(()),
@@ -164,11 +174,27 @@ impl Peers {
             let (seen, durable) = (seen.durable, self.durable);
             return Err(Rejection::PositionLost { witness: header.from, seen, durable });
         }
+        let is_up = self.detector.is_up(header.from);
+        let peer = self.peers.get_mut(&header.from).expect("the header was checked");
+        let theirs = hello.directory;
+        if peer.replaced.contains(&theirs) {
+            return Err(Rejection::ReplacedDirectory(theirs));
+        }
+        let known = peer.seen.map(|seen| seen.directory);
+        let is_other = known.is_some_and(|known| known != theirs);
+        match known {
+            // Which of two directories a node has is the metadata's business. Until they say so, the one that runs has it.
+            Some(known) if is_other && is_up && peer.registered != Some(theirs) => {
+                return Err(Rejection::OtherDirectory { theirs, known });
+            }
+            Some(_) if is_other => {}
+            Some(_) | None => self.check_boot(header)?,
+        }
         let peer = self.peers.get_mut(&header.from).expect("the header was checked");
         // Links of an earlier process are no longer of use on either lane.
         for before in &mut peer.incoming {
             let Some(&Incoming::Open(open)) = before.and_then(|before| self.incoming.get(&before)) else { continue };
-            let same_process = open.boot == header.boot;
+            let same_process = open.boot == header.boot && !is_other;
             if same_process && open.lane == header.lane && hello.link <= open.number {
                 return Err(Rejection::StaleLink);
             }
@@ -179,14 +205,20 @@ impl Peers {
             }
         }
         peer.incoming[header.lane.index()] = Some(link);
-        if peer.seen.is_none_or(|seen| seen.directory != hello.directory) {
-            peer.seen = Some(Seen { directory: hello.directory, durable: WriteNumber(0) });
+        if known != Some(theirs) {
+            // Positions of another directory say nothing about this one.
+            peer.seen = Some(Seen { directory: theirs, durable: WriteNumber(0) });
+            peer.clock = None;
         }
         // The peer lost a link or is new: it wants to know at once whether we hear it.
         peer.ping_now = true;
         let open = OpenLink { node: header.from, lane: header.lane, boot: header.boot, number: hello.link, frame: 0 };
         self.incoming.insert(link, Incoming::Open(open));
-        self.detector.handle_boot(now, header.from, header.boot);
+        if is_other {
+            self.detector.handle_replacement(now, header.from, header.boot);
+        } else {
+            self.detector.handle_boot(now, header.from, header.boot);
+        }
         Ok(())
     }
 

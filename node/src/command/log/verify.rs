@@ -88,8 +88,8 @@ fn check(node: &NodeDirectory, checked: &mut Checked, progress: &Progress) -> Re
         }
     }
     let base = checkpoints.iter().filter_map(|found| found.from).map(|from| from.file).min();
-    let mut findings = damage(&wal, base);
     let newest = checkpoints.pop();
+    let mut findings = damage(&wal, base, newest.as_ref());
     findings.extend(checkpoints.into_iter().flat_map(|found| found.findings));
     let newest = newest.unwrap_or_default();
     findings.extend(newest.findings);

@@ -67,6 +67,6 @@ mod story {
     }
 
     pub(super) fn node(group: GroupView) -> NodeView {
-        NodeView { groups: vec![group], buffered_bytes: 0, states_received: 0 }
+        NodeView { groups: vec![group], ..NodeView::default() }
     }
 }

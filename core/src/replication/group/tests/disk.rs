@@ -8,7 +8,10 @@ use super::super::{GroupStart, HardState, LogView, Membership, Payload};
 use super::member::State;
 use crate::{
     ids::{FileSequence, GroupId, LogIndex, ReplicaId, Term, WriteNumber},
-    log::record::{EntryFile, EntryLocation, WalRecord},
+    log::{
+        record::{EntryFile, EntryLocation, WalRecord},
+        wal::entry_crc,
+    },
 };
 
 /// Small state of a replica as of an applied index, from where its log goes on.
@@ -39,13 +42,22 @@ pub(super) struct Disk {
     items: Vec<Item>,
     durable: usize,
     payloads: BTreeMap<u64, Payload>,
+    /// Places whose bytes are not what was written any more.
+    damaged: BTreeSet<u64>,
     next_offset: u64,
 }
 
 impl Disk {
     /// A disk with nothing but the image a replica starts from.
     pub(super) fn new(replica: ReplicaId, image: Image) -> Self {
-        Self { replica, items: vec![Item::Switch(image)], durable: 1, payloads: BTreeMap::new(), next_offset: 4096 }
+        Self {
+            replica,
+            items: vec![Item::Switch(image)],
+            durable: 1,
+            payloads: BTreeMap::new(),
+            damaged: BTreeSet::new(),
+            next_offset: 4096,
+        }
     }
 
     /// Queues a write; returns its number and where its entries lie.
@@ -55,7 +67,7 @@ impl Disk {
             .into_iter()
             .map(|record| {
                 let location = self.place(&record);
-                if let (WalRecord::Entry(entry), Some(location)) = (&record, location) {
+                if let (WalRecord::Entry(entry) | WalRecord::Fill(entry), Some(location)) = (&record, location) {
                     placed.push((entry.index, entry.term, location));
                 }
                 (record, location)
@@ -66,14 +78,14 @@ impl Disk {
     }
 
     fn place(&mut self, record: &WalRecord) -> Option<EntryLocation> {
-        let WalRecord::Entry(entry) = record else { return None };
+        let (WalRecord::Entry(entry) | WalRecord::Fill(entry)) = record else { return None };
         let payload = Payload { context: entry.context.clone(), data: entry.data.clone() };
         let location = EntryLocation {
             file: EntryFile::Wal(FileSequence(1)),
             offset: self.next_offset,
             context_length: payload.context.len() as u32,
             data_length: payload.data.len() as u32,
-            crc: 0,
+            crc: entry_crc(entry.group, entry.index, entry.term, &entry.context, &entry.data),
         };
         self.next_offset += payload.bytes() as u64 + 1;
         self.payloads.insert(location.offset, payload);
@@ -104,17 +116,28 @@ impl Disk {
         self.durable = self.items.len();
     }
 
-    pub(super) fn read(&self, location: &EntryLocation) -> Payload {
-        self.payloads[&location.offset].clone()
+    /// `None` if the bytes are damaged.
+    pub(super) fn read(&self, location: &EntryLocation) -> Option<Payload> {
+        (!self.damaged.contains(&location.offset)).then(|| self.payloads[&location.offset].clone())
+    }
+
+    /// Damages all places of an entry.
+    pub(super) fn damage(&mut self, index: LogIndex) {
+        for item in &self.items {
+            if let Item::Records(records) = item {
+                for (record, location) in records {
+                    if let WalRecord::Entry(entry) | WalRecord::Fill(entry) = record
+                        && entry.index == index
+                    {
+                        self.damaged.insert(location.expect("entries have a place").offset);
+                    }
+                }
+            }
+        }
     }
 
     /// What a restart finds.
     pub(super) fn recover(&self, group: GroupId) -> (GroupStart, State) {
-        let switched = self
-            .items
-            .iter()
-            .rposition(|item| matches!(item, Item::Switch(_)))
-            .expect("every disk starts with an image");
         let mut image = None;
         let mut hard_state = HardState::default();
         for item in &self.items {
@@ -134,17 +157,8 @@ impl Disk {
         if hard_state.term < image.truncated_term {
             hard_state = HardState { term: image.truncated_term, vote: None, commit: image.truncated };
         }
-        let mut log = LogView::new(image.truncated, image.truncated_term);
-        for item in &self.items[switched..] {
-            if let Item::Records(records) = item {
-                for (record, location) in records {
-                    if let WalRecord::Entry(entry) = record {
-                        let location = location.expect("entries have a place");
-                        log.recover(entry.index, entry.term, entry.kind, location).expect("the WAL is in order");
-                    }
-                }
-            }
-        }
+        let log =
+            self.recover_log().behind(image.truncated, image.truncated_term).expect("it was applied, so it is there");
         let start = GroupStart {
             group,
             replica: self.replica,
@@ -156,6 +170,42 @@ impl Disk {
             removed: image.removed,
         };
         (start, image.state)
+    }
+
+    /// All of it, from the last switch on.
+    fn recover_log(&self) -> LogView {
+        let mut log: Option<LogView> = None;
+        for item in &self.items {
+            match item {
+                // What lies behind it in the log before is kept.
+                Item::Switch(image) => {
+                    let (index, term) = (image.truncated, image.truncated_term);
+                    log = log.and_then(|log| log.behind(index, term)).or_else(|| Some(LogView::new(index, term)));
+                }
+                Item::Records(records) => {
+                    let log = log.as_mut().expect("every disk starts with an image");
+                    for (record, location) in records {
+                        match (record, location) {
+                            (WalRecord::Entry(entry), Some(location)) => {
+                                let (index, term, kind) = (entry.index, entry.term, entry.kind);
+                                let taken = if self.damaged.contains(&location.offset) {
+                                    log.recover_damaged(index, term, kind, *location)
+                                } else {
+                                    log.recover(index, term, kind, *location)
+                                };
+                                taken.expect("the WAL is in order");
+                            }
+                            (WalRecord::Fill(entry), Some(location)) if !self.damaged.contains(&location.offset) => {
+                                log.fill(entry.index, entry.term, *location);
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                Item::Checkpoint(_) => {}
+            }
+        }
+        log.expect("every disk starts with an image")
     }
 }
 

@@ -14,6 +14,7 @@ use super::disk::{Disk, Image};
 use crate::{
     command::{CommandHeader, WaiterToken},
     ids::{GroupId, LogIndex, NodeId, ReplicaId, Term},
+    log::read::EntryRead,
     rng::Stream,
     time::Wall,
 };
@@ -212,8 +213,16 @@ impl Member {
 
     pub(super) fn answer_fetches(&mut self) {
         while let Some(fetch) = self.fetches.pop_front() {
-            let payloads = fetch.locations.iter().map(|location| self.disk.read(location)).collect();
-            self.group().fetched(fetch.first, payloads);
+            let mut payloads = Vec::new();
+            for ((index, term), location) in (fetch.first.0..).map(LogIndex).zip(fetch.terms).zip(fetch.locations) {
+                let payload = self.disk.read(&location);
+                if payload.is_none() {
+                    let group = self.group_id;
+                    self.group().damaged(&EntryRead { group, index, term, location });
+                }
+                payloads.push(payload);
+            }
+            self.group().fetched_partly(fetch.first, payloads);
         }
     }
 
@@ -293,7 +302,8 @@ impl Member {
         }
         let group = self.group.take().expect("the replica runs");
         let leader = group.leader();
-        let start = group.switch(offer.position, offer.membership.clone(), &BTreeSet::new());
+        let mut start = group.switch(offer.position, offer.membership.clone(), &BTreeSet::new());
+        start.keep_behind(group.log(), group.commit_index());
         let state = Image::state_from_bytes(&offer.data);
         self.disk.switch(Image {
             applied: offer.position.index,

@@ -9,6 +9,7 @@ mod member;
 
 mod chaos;
 mod elections;
+mod faulty;
 mod log_reads;
 mod memberships;
 mod messages;

@@ -1,6 +1,6 @@
 //! Who is let in: forged, stale and misdirected links are closed with the right reason and change nothing.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 
@@ -255,6 +255,74 @@ fn a_restarted_node_hears_how_far_it_was() {
     });
     assert_eq!(lost, Some((Some(A), A, WriteNumber(500), WriteNumber(499))));
     assert!(!world.is_up(B, A));
+}
+
+fn wiped(node: NodeId, boot: u64) -> Identity {
+    Identity { directory: DirectoryId(Uuid([0xee; 16])), ..identity(node, boot) }
+}
+
+#[test]
+fn a_node_with_a_new_disk_is_let_in_although_its_boot_numbers_begin_again() {
+    let mut world = World::empty(3);
+    world.start(identity(A, 1), &[A, B]);
+    world.start(identity(B, 7), &[A, B]);
+    world.run_for(3000);
+    world.node(B).peers.set_durable(WriteNumber(500));
+    world.run_for(300);
+    assert!(world.is_up(A, B));
+    world.kill(B, Death::Refused);
+    world.start_with(wiped(B, 1), &[A, B], WriteNumber(2));
+    world.run_for(3000);
+    assert!(world.is_up(A, B) && world.is_up(B, A));
+    let directory = wiped(B, 1).directory;
+    let seen = Some(Seen { directory, durable: WriteNumber(2) });
+    assert_eq!(world.node(A).peers.position_of(B), seen, "what the old disk held says nothing about the new one");
+    assert!(world.node(A).peers.is_up_with(B, directory));
+    assert!(!world.node(A).peers.is_up_with(B, identity(B, 7).directory));
+}
+
+#[test]
+fn a_directory_that_was_replaced_is_not_heard() {
+    let mut world = World::connected(&[A, B]);
+    let old = identity(B, 1).directory;
+    let now = world.now_at(A);
+    world.node(A).peers.set_directories(now, [(B, wiped(B, 1).directory, BTreeSet::from([old]))]);
+    world.run_for(3000);
+    assert!(!world.is_up(A, B), "not even a process that was connected");
+    let told = world.take_events(A).into_iter().any(|(_, event)| match event {
+        PeerEvent::Rejected { from: Some(B), reason, .. } => reason == Rejection::ReplacedDirectory(old),
+        _ => false,
+    });
+    assert!(told);
+    world.kill(B, Death::Refused);
+    world.start(wiped(B, 1), &[A, B]);
+    world.run_for(3000);
+    assert!(world.is_up(A, B));
+}
+
+#[test]
+fn of_two_processes_with_one_node_id_the_one_that_runs_stays_until_the_metadata_say_otherwise() {
+    let mut world = World::connected(&[A, B]);
+    let known = identity(B, 1).directory;
+    let theirs = wiped(B, 1).directory;
+    let mut knock = |registered: DirectoryId, link: u64| {
+        let link = LinkId(link);
+        let now = world.now_at(A);
+        let peers = &mut world.node(A).peers;
+        peers.set_directories(now, [(B, registered, BTreeSet::new())]);
+        peers.handle(now, &Input::LinkAccepted { link });
+        let header = Header { boot: BootNumber(1), ..header(1) };
+        let frame: Bytes = greeting(&Hello { directory: theirs, ..hello(1) }).finish(&header).concat().into();
+        peers.handle(now, &Input::LinkFrame { link, frame: frame.slice(PREFIX_BYTES..) });
+        let (mut effects, mut events) = (Effects::default(), Vec::new());
+        peers.poll(now, 0, &mut effects, &mut events);
+        events.into_iter().find_map(|event| match event {
+            PeerEvent::Rejected { reason, .. } => Some(reason),
+            _ => None,
+        })
+    };
+    assert_eq!(knock(known, 900), Some(Rejection::OtherDirectory { theirs, known }));
+    assert_eq!(knock(theirs, 901), None);
 }
 
 #[test]
