@@ -183,6 +183,11 @@ impl LiveLogs {
         self.urgent
     }
 
+    /// Something was chosen that is not being written yet.
+    pub(super) fn has_chosen(&self) -> bool {
+        !self.chosen.is_empty()
+    }
+
     /// The next one that was chosen to be written.
     pub(super) fn next_chosen(&mut self) -> Option<GroupId> {
         self.chosen.pop_front()

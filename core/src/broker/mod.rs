@@ -420,10 +420,14 @@ impl Broker {
 
     pub(crate) fn next_deadline(&self) -> Option<Monotonic> {
         let fixed = [Some(self.tick_at), self.wal.next_deadline(), self.peers.next_deadline(), self.deadlines.next()];
-        // What is in memory is looked at now and then: it is written, or no longer kept.
-        let look = (!self.live_logs.is_empty()).then_some(self.live_logs.look_at());
         let checkpoint = self.checkpoint_deadline();
-        let rest = [self.calls.next_deadline(), self.campaigns.at, self.formation.next_deadline(), look, checkpoint];
+        let rest = [
+            self.calls.next_deadline(),
+            self.campaigns.at,
+            self.formation.next_deadline(),
+            self.write_deadline(),
+            checkpoint,
+        ];
         let rest = rest.into_iter().chain([
             self.transfers.next_deadline(),
             self.repairs.next_deadline(),

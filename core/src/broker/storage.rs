@@ -11,7 +11,7 @@ use crate::{
     io::{DiskAction, DiskError, DiskOutput, Effects, Exit, FileName, OperationIds, SegmentFile},
     limits::{FRAMES_BYTES_MAX, SEGMENT_FILES_MAX, SEGMENT_WRITE_BYTES_MAX, SHARD_TAIL_BYTES_MAX, TAIL_KEEP_BYTES},
     log::segment::{PartitionLog, SyncPace, Unwritten, writes_due},
-    time::{Monotonic, Now},
+    time::{Monotonic, Now, earliest},
 };
 
 /// A partition without new batches for so long keeps nothing in memory for readers.
@@ -104,6 +104,14 @@ impl Broker {
         let writes = writes_due(&unwritten, self.live_logs.memory(), self.frames_held, now.monotonic);
         self.live_logs.looked(now.monotonic, self.replicas.len(), writes);
         self.evict_entries(frames.saturating_sub(FRAMES_BYTES_MAX));
+    }
+
+    /// When [`Broker::write_behind`] has something to do, if nothing changes until then.
+    pub(super) fn write_deadline(&self) -> Option<Monotonic> {
+        // What is in memory is looked at now and then: it is written, or no longer kept.
+        let look = (!self.live_logs.is_empty()).then_some(self.live_logs.look_at());
+        let waits_for_pace = self.live_logs.has_chosen() && self.live_logs.writing() < SEGMENT_FILES_MAX;
+        earliest(look, waits_for_pace.then_some(self.sync_pace.allowed_at()))
     }
 
     /// Begins to write what was chosen, and what a checkpoint waits for: it shall not carry that.

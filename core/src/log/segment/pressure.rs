@@ -83,6 +83,11 @@ pub struct SyncPace {
 }
 
 impl SyncPace {
+    /// When a write that will be synced may begin.
+    pub fn allowed_at(&self) -> Monotonic {
+        self.paid_at
+    }
+
     /// Whether a write that will be synced may begin.
     pub fn allows(&self, now: Monotonic) -> bool {
         self.paid_at <= now
