@@ -53,8 +53,10 @@ pub const WAL_MARK_DELAY: Duration = Duration::from_millis(50);
 pub const WAL_FULL_RETRY: Duration = Duration::from_secs(1);
 /// What recovery and replay read at once, unless a single payload is larger.
 pub const WAL_READ_BYTES: usize = 1 << 20;
-/// Blocks of the WAL that a start may find unreadable before it takes the device for broken: each may take seconds.
-pub const WAL_UNREADABLE_BLOCKS_MAX: usize = 256;
+/// The smallest unit in which a device loses bytes.
+pub const SECTOR_BYTES: usize = 512;
+/// Sectors of the WAL that a start may find unreadable before it takes the device for broken: each may take seconds.
+pub const WAL_UNREADABLE_SECTORS_MAX: usize = 2048;
 /// What a checkpoint gives to the disk at once, and about what one turn adds to it, unless a single group is larger.
 pub const CHECKPOINT_SLICE_BYTES: usize = 256 << 10;
 /// Applied entries of a group that a checkpoint names by their places, for members that are a little behind.

@@ -72,7 +72,7 @@ enum Step {
     /// There is no header at `hole`; look whether one lies behind it.
     Ahead {
         file: FileSequence,
-        hole: u64,
+        hole: Hole,
         offset: u64,
         walked: Walked,
     },
@@ -95,6 +95,14 @@ enum Step {
         end: u64,
     },
     Done,
+}
+
+/// Where a header would be, but none can be read.
+#[derive(Clone, Copy, Debug)]
+struct Hole {
+    offset: u64,
+    /// The device cannot read it: it may hold the last write of all.
+    is_unreadable: bool,
 }
 
 /// The headers of a walk through one file, as far as they matter.
@@ -210,9 +218,10 @@ impl Survey {
         let at = walked.last.map_or(0, |(last, _)| last.end());
         let (header, crc) = match self.header_at(file, at)? {
             Found::Wait => return Ok(Flow::Wait),
-            Found::Nothing => {
+            found @ (Found::Nothing | Found::Unreadable) => {
                 let offset = at.saturating_add(WAL_BLOCK_BYTES as u64);
-                self.step = Step::Ahead { file, hole: at, offset, walked };
+                let hole = Hole { offset: at, is_unreadable: matches!(found, Found::Unreadable) };
+                self.step = Step::Ahead { file, hole, offset, walked };
                 return Ok(Flow::Continue);
             }
             Found::Header(header, crc) => (header, crc),
@@ -237,10 +246,10 @@ impl Survey {
         Ok(Flow::Continue)
     }
 
-    fn look_ahead(&mut self, file: FileSequence, hole: u64, offset: u64, walked: Walked) -> Result<Flow, Exit> {
+    fn look_ahead(&mut self, file: FileSequence, hole: Hole, offset: u64, walked: Walked) -> Result<Flow, Exit> {
         let size = self.files[&file];
         let (proven_file, proven_end) = self.proven_end;
-        let mut behind = (proven_file == file && hole < proven_end).then_some(proven_end);
+        let mut behind = (proven_file == file && hole.offset < proven_end).then_some(proven_end);
         let mut at = offset;
         while behind.is_none() && at < size {
             match self.header_at(file, at)? {
@@ -248,13 +257,14 @@ impl Survey {
                     self.step = Step::Ahead { file, hole, offset: at, walked };
                     return Ok(Flow::Wait);
                 }
-                Found::Nothing => at += WAL_BLOCK_BYTES as u64,
+                Found::Nothing | Found::Unreadable => at += WAL_BLOCK_BYTES as u64,
                 Found::Header(next, crc) => {
                     // One header is missing, and what stands around it knows it: it is put together again when it is
                     // read. More than one, or the first of a file, is damage.
                     let is_one = walked.last.is_some_and(|(last, _)| next.number.0 == last.number.0 + 2);
                     if is_one && next.previous.file == file && next.previous.end == at {
-                        let bytes = walked.bytes + u64::from(next.directory.length) + next.payload_length + (at - hole);
+                        let bytes =
+                            walked.bytes + u64::from(next.directory.length) + next.payload_length + (at - hole.offset);
                         let walked = Walked { last: Some((next, crc)), has_before: true, bytes, ..walked };
                         self.step = Step::Walk { file, walked };
                         return Ok(Flow::Continue);
@@ -268,7 +278,12 @@ impl Survey {
             Decision::Damage(_) => {
                 let behind = behind.expect("only what is proven can be damaged");
                 let what = format!("there is no readable header here, but the log goes on to byte {behind} at least");
-                Err(damaged(file, hole, what))
+                Err(damaged(file, hole.offset, what))
+            }
+            Decision::Seal if hole.is_unreadable => {
+                let what = "the device cannot read the place behind the last write that was found, so nobody can tell \
+                    whether there is another one";
+                Err(damaged(file, hole.offset, what.to_owned()))
             }
             Decision::Seal => {
                 self.step = match walked.last {
@@ -362,7 +377,7 @@ impl Survey {
         let header = match self.header_at(file, 0)? {
             Found::Wait => return Ok(Flow::Wait),
             Found::Header(header, _) => header,
-            Found::Nothing => {
+            Found::Nothing | Found::Unreadable => {
                 let what = "the header of the file's first write is not readable, though a later file names it";
                 return Err(damaged(file, 0, what.to_owned()));
             }
@@ -420,6 +435,7 @@ impl Survey {
             Found::Wait => return Ok(Flow::Wait),
             // Its first write was lost, and so nothing follows it.
             Found::Nothing => self.leftover(file, true),
+            Found::Unreadable => self.leftover(file, false),
             Found::Header(header, _) if header.opens => self.step = Step::Leftover { file, end: header.end() },
             Found::Header(..) => self.leftover(file, false),
         }
@@ -430,7 +446,7 @@ impl Survey {
         match self.header_at(file, end)? {
             Found::Wait => return Ok(Flow::Wait),
             Found::Nothing => self.leftover(file, true),
-            Found::Header(..) => self.leftover(file, false),
+            Found::Header(..) | Found::Unreadable => self.leftover(file, false),
         }
         Ok(Flow::Continue)
     }
@@ -449,7 +465,10 @@ impl Survey {
         if offset >= self.files[&file] {
             return Ok(Found::Nothing);
         }
-        let Some(bytes) = self.window.readable_bytes(file, offset, HEADER_BYTES)? else { return Ok(Found::Wait) };
+        let Some(bytes) = self.window.bytes(file, offset, HEADER_BYTES) else { return Ok(Found::Wait) };
+        if self.window.is_unreadable(offset, HEADER_BYTES) {
+            return Ok(Found::Unreadable);
+        }
         match Header::decode(&bytes, self.rules.key) {
             Ok((header, crc)) if (self.rules.belongs)(&header, file, offset) => {
                 let size = self.files[&file];
@@ -475,6 +494,7 @@ impl Survey {
 enum Found {
     Header(Header, u32),
     Nothing,
+    Unreadable,
     Wait,
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{
     ids::{FileSequence, OperationId},
     io::{DiskError, DiskOutput, Effects, Exit, FileName, OperationIds},
-    limits::{WAL_BLOCK_BYTES, WAL_READ_BYTES, WAL_UNREADABLE_BLOCKS_MAX},
+    limits::{SECTOR_BYTES, WAL_READ_BYTES, WAL_UNREADABLE_SECTORS_MAX},
     log::window::{self, Fetched},
 };
 
@@ -21,7 +21,7 @@ pub(super) struct Window {
 
 impl Default for Window {
     fn default() -> Self {
-        let window = window::Window::new(WAL_READ_BYTES).with_rescue(WAL_BLOCK_BYTES, WAL_UNREADABLE_BLOCKS_MAX);
+        let window = window::Window::new(WAL_READ_BYTES).with_rescue(SECTOR_BYTES, WAL_UNREADABLE_SECTORS_MAX);
         Self { window, unreadable: BTreeSet::new() }
     }
 }
@@ -62,6 +62,11 @@ impl Window {
 
     pub(super) fn poll(&mut self, effects: &mut Effects, ids: &mut OperationIds) {
         self.window.poll(effects, ids);
+    }
+
+    /// Whether the device could not read all of what was just returned.
+    pub(super) fn is_unreadable(&self, offset: u64, length: usize) -> bool {
+        self.window.unreadable(offset, length).is_some()
     }
 
     pub(super) fn unreadable(&self) -> &BTreeSet<FileSequence> {
@@ -114,14 +119,14 @@ mod tests {
 
     #[test]
     fn around_a_bad_sector_everything_is_read() {
-        let block = WAL_BLOCK_BYTES as u64;
+        let block = SECTOR_BYTES as u64;
         let mut window = Window::default();
         assert_eq!(window.bytes(FILE, 100, 50), None);
-        run(&mut window, 3 * block + 512..3 * block + 1024, 8 * block).unwrap();
+        run(&mut window, 3 * block..4 * block, 8 * block).unwrap();
         assert_eq!(window.bytes(FILE, 100, 50), Some(Bytes::from(vec![7; 50])));
-        let around = window.bytes(FILE, 3 * block - 1, WAL_BLOCK_BYTES + 2).unwrap();
+        let around = window.bytes(FILE, 3 * block - 1, SECTOR_BYTES + 2).unwrap();
         let sevens = around.iter().filter(|byte| **byte == 7).count();
-        assert_eq!((sevens, around[0], around[WAL_BLOCK_BYTES + 1]), (2, 7, 7), "zeros in between");
+        assert_eq!((sevens, around[0], around[SECTOR_BYTES + 1]), (2, 7, 7), "zeros in between");
         assert_eq!(window.bytes(FILE, 8 * block - 10, 50).unwrap().len(), 10, "the file ends");
 
         let readable = window.readable_bytes(FILE, 3 * block - 100, 100);
@@ -133,7 +138,7 @@ mod tests {
     #[test]
     fn a_device_that_reads_nothing_is_broken() {
         let mut window = Window::default();
-        window.bytes(FILE, 0, 4 * WAL_UNREADABLE_BLOCKS_MAX * WAL_BLOCK_BYTES);
+        window.bytes(FILE, 0, 4 * WAL_UNREADABLE_SECTORS_MAX * SECTOR_BYTES);
         let failed = run(&mut window, 0..u64::MAX, 1 << 40);
         assert!(matches!(failed, Err(Exit::DiskFailed { operation: "read", .. })), "{failed:?}");
     }

@@ -6,7 +6,7 @@ use super::machine::{CONFIG, End, Machine};
 use crate::{
     ids::{FileSequence, GroupId, ReplicaId},
     io::{DiskAction, Exit, FileName},
-    limits::WAL_BLOCK_BYTES,
+    limits::{SECTOR_BYTES, WAL_BLOCK_BYTES},
     log::{
         record::{EntryRecord, PayloadState, WalRecord},
         recovery::Recovery,
@@ -130,6 +130,41 @@ fn a_flipped_bit_is_reported_where_it_is_or_has_no_effect() {
         assert!(reported > 100 && entries > 20, "{reported} reported, {entries} entries among others");
         assert!(harmless > 100, "{harmless} harmless");
     }
+}
+
+/// A header that is lost with its sector is put together again, as long as a later write proves that there was one.
+#[test]
+fn a_sector_that_cannot_be_read_costs_payloads_or_ends_the_start() {
+    let machine = settled(1);
+    let expected: Vec<WalRecord> = machine.history.values().flatten().cloned().collect();
+    let (mut whole, mut entries, mut ended) = (0, 0, 0);
+    for file in machine.wal_files() {
+        for byte in (0..machine.disk.file(file).len()).step_by(SECTOR_BYTES) {
+            let mut damaged = machine.clone();
+            damaged.disk.unreadable = Some((file, byte));
+            match damaged.start() {
+                Ok((_, records)) => {
+                    assert_eq!(records.len(), expected.len(), "byte {byte} of {} costs records", file.path());
+                    let differing =
+                        records.iter().zip(&expected).filter(|(found, expected)| found.record != **expected);
+                    let lost = differing.inspect(|(found, _)| assert_eq!(found.payload, PayloadState::Damaged)).count();
+                    if lost == 0 { whole += 1 } else { entries += 1 }
+                }
+                Err(End::Exit(Exit::Damaged { file: named, .. })) => {
+                    assert_eq!(named, file.path());
+                    ended += 1;
+                }
+                Err(End::Exit(Exit::DiskFailed { operation: "read", file: named, .. })) => {
+                    assert_eq!(named, file.path());
+                    ended += 1;
+                }
+                Err(End::Exit(exit)) => panic!("{exit}"),
+                Err(End::Crashed) => panic!("nothing crashes here"),
+            }
+        }
+    }
+    assert!(whole > 20 && entries > 20, "{whole} whole, {entries} with lost payloads");
+    assert!(0 < ended && ended < whole, "{ended} ended");
 }
 
 #[test]

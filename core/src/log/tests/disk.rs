@@ -43,6 +43,8 @@ pub(super) struct Disk {
     changes: u64,
     /// Bytes that all files together may take; creations and extensions beyond it fail.
     pub(super) capacity: Option<usize>,
+    /// The device cannot read the sector that holds this byte.
+    pub(super) unreadable: Option<(FileName, usize)>,
 }
 
 #[derive(Clone, Debug)]
@@ -102,6 +104,12 @@ impl Disk {
                 let bytes = &self.bytes[node];
                 let from = usize::try_from(offset).unwrap().min(bytes.len());
                 let to = from.saturating_add(length).min(bytes.len());
+                if let Some((_, byte)) = self.unreadable.filter(|(bad, _)| *bad == file) {
+                    let start = byte / SECTOR * SECTOR;
+                    if start < to && from < start + SECTOR {
+                        return Err(DiskError::Io { errno: 5 });
+                    }
+                }
                 Ok(DiskOutput::Read(Bytes::copy_from_slice(&bytes[from..to])))
             }
             DiskAction::Truncate { file, length } => {
