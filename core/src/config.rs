@@ -53,6 +53,10 @@ pub struct NodeConfig {
     pub checkpoint_interval: Duration,
     /// Kafka's log.segment.bytes: the size at which a segment is finished.
     pub segment_bytes: u64,
+    /// How fast files are read to find damage; zero: not at all.
+    pub scrub_bytes_per_second: u64,
+    /// Time between two rounds of that.
+    pub scrub_interval: Duration,
 }
 
 /// Why a configuration is refused. Each is a sentence an operator can act on; they name the thing, and whoever read
@@ -115,6 +119,8 @@ impl NodeConfig {
             checkpoint_bytes: None,
             checkpoint_interval: limits::CHECKPOINT_INTERVAL,
             segment_bytes: limits::SEGMENT_BYTES_DEFAULT,
+            scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
+            scrub_interval: limits::SCRUB_INTERVAL,
         }
     }
 

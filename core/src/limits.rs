@@ -283,6 +283,30 @@ pub const REPAIR_PAUSE_MAX: Duration = Duration::from_secs(5);
 pub const REPAIR_QUESTIONS_MAX: usize = 16;
 /// Reads of a node under way for replicas that ask.
 pub const REPAIR_READS_MAX: usize = 8;
+/// Chunks of a segment that are repaired at once; a shard repairs one such run at a time.
+pub const SEGMENT_REPAIR_CHUNKS_MAX: usize = 4;
+/// What one answer of a repair holds at most.
+pub const SEGMENT_REPAIR_ANSWER_BYTES_MAX: usize = SEGMENT_REPAIR_CHUNKS_MAX * SEGMENT_CHUNK_BYTES;
+/// Reads from the disk for other replicas' repairs under way.
+pub const SEGMENT_REPAIR_READS_MAX: usize = 4;
+/// Bytes per second that a shard fetches to repair segments.
+pub const SEGMENT_REPAIR_RATE: u64 = 16 << 20;
+/// A question of a repair without an answer for this long goes to another replica.
+pub const SEGMENT_REPAIR_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause after no replica could help; doubles up to the longest.
+pub const SEGMENT_REPAIR_PAUSE_MIN: Duration = Duration::from_millis(200);
+pub const SEGMENT_REPAIR_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Default of the rate at which files are read to find damage.
+pub const SCRUB_BYTES_PER_SECOND: u64 = 8 << 20;
+/// Time between two rounds of that.
+pub const SCRUB_INTERVAL: Duration = Duration::from_secs(3600);
+/// The first round of a start begins after this time at the latest.
+pub const SCRUB_FIRST_AFTER: Duration = Duration::from_secs(60);
+/// Nothing is read to find damage while more than this waits for the WAL, and for so long when the node is busy.
+pub const SCRUB_WAL_QUEUED_BYTES_MAX: usize = 1 << 20;
+pub const SCRUB_BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// What is read of a checkpoint at once.
+pub const SCRUB_READ_BYTES: usize = 256 << 10;
 
 const _: () = assert!(BATCH_BYTES_MAX < PRODUCE_FRAME_BYTES_MAX, "the largest batch fits into a frame");
 const _: () = assert!(FETCH_BYTES_MAX * 4 <= ANSWER_BYTES_MAX, "a fetch gets all it may have when nothing else waits");

@@ -40,6 +40,10 @@ pub enum Mutant {
     FaultyAcknowledged,
     /// A lost payload is replaced by that of another entry with the same index.
     FillOfAnotherTerm,
+    /// Another replica's bytes are sent, and written over damaged ones, without a look at their checksums.
+    RepairUnverified,
+    /// Nobody looks for damage in the last finished chunk of a segment.
+    ScrubSkipsLastChunk,
 }
 
 /// The place in [`Mutant::ALL`] counted from 1; zero is none.
@@ -63,6 +67,8 @@ impl Mutant {
         Self::WipedKeepsReplicaIds,
         Self::SwapBeforeCatchUp,
         Self::LaterReplicaStartsAsMember,
+        Self::RepairUnverified,
+        Self::ScrubSkipsLastChunk,
     ];
 
     pub fn name(self) -> &'static str {
@@ -83,6 +89,8 @@ impl Mutant {
             Self::WipedKeepsReplicaIds => "wiped-keeps-replica-ids",
             Self::SwapBeforeCatchUp => "swap-before-catch-up",
             Self::LaterReplicaStartsAsMember => "later-replica-starts-as-member",
+            Self::RepairUnverified => "repair-unverified",
+            Self::ScrubSkipsLastChunk => "scrub-skips-last-chunk",
         }
     }
 

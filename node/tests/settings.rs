@@ -70,6 +70,7 @@ fn every_key_in_a_file_in_the_environment_and_as_a_flag() {
         (Key::WalFileBytes, "134217728", "134_217_728"),
         (Key::WalBudgetBytes, "1073741824", "1_073_741_824"),
         (Key::SegmentBytes, "2097152", "0x20_0000"),
+        (Key::ScrubBytesPerSecond, "1048576", "0x10_0000"),
         (Key::LogFormat, "json", "\"json\""),
         (Key::LogLevel, "debug", "\"debug\""),
     ];
@@ -85,6 +86,7 @@ fn every_key_in_a_file_in_the_environment_and_as_a_flag() {
 
     let from_file = settings(&file, &[], &[]).unwrap();
     assert_eq!(from_file.config.segment_bytes, 2 << 20);
+    assert_eq!(from_file.config.scrub_bytes_per_second, 1 << 20);
     assert_eq!(from_file.config.wal_budget_bytes, 1 << 30);
     assert_eq!(from_file.config.rack.as_deref(), Some("b"));
     assert_eq!(from_file.config.advertised.to_string(), "kauri.example.com:3");

@@ -238,7 +238,7 @@ impl<C: Core> World<C> {
 
     /// Looks at what is committed and at what lies on the platters.
     pub(crate) fn audit(&mut self) -> Result<(), Failure> {
-        if self.copies.is_anyone_hurt() {
+        if self.copies.is_anyone_hurt_beyond_segments() {
             return Ok(());
         }
         let mut committed: BTreeMap<GroupId, LogIndex> = BTreeMap::new();
@@ -280,9 +280,15 @@ impl<C: Core> World<C> {
         refilled::check(&nodes, &self.lost)
     }
 
-    /// Nodes whose disks were never damaged.
+    /// Nodes whose disks were never damaged, or only where it was repaired.
     pub(crate) fn unhurt(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.nodes.len()).filter(|node| !self.copies.is_hurt(*node))
+        (0..self.nodes.len()).filter(|node| !self.copies.is_hurt_beyond_segments(*node))
+    }
+
+    /// Nodes that run, and whose segments are to be whole whatever was damaged.
+    pub(crate) fn repairable(&self) -> impl Iterator<Item = usize> + '_ {
+        let runs = |node: &usize| self.nodes[*node].process.is_some();
+        (0..self.nodes.len()).filter(runs).filter(|node| !self.copies.is_hurt_beyond_segments(*node))
     }
 
     pub(crate) fn is_over_budget(&self) -> bool {

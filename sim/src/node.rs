@@ -212,6 +212,9 @@ impl<C> Process<C> {
     }
 }
 
+/// Nodes look for damage this often, so that a run sees it found and repaired.
+const SCRUB_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Node ids as the cluster sees them: counted from 1, for a zero that was forgotten should show.
 pub(crate) fn node_id(index: usize) -> NodeId {
     NodeId(i32::try_from(index + 1).expect("clusters are small"))
@@ -236,5 +239,6 @@ fn configuration(plan: &Plan, index: usize) -> NodeConfig {
     configuration.wal_budget_bytes = wal_budget_bytes;
     configuration.checkpoint_interval = std::time::Duration::from_nanos(checkpoint_interval.0);
     configuration.segment_bytes = segment_bytes;
+    configuration.scrub_interval = SCRUB_INTERVAL;
     configuration
 }

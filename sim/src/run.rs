@@ -86,6 +86,9 @@ fn judge<C: Core>(plan: &Plan, world: &mut World<C>, healed: &mut bool) -> Resul
     // What is wrong with the records explains more than that nothing moves any more.
     world.look_into_all()?;
     check::equal_segment_bytes::check(world.unhurt().map(|node| (node, world.disk(node))))?;
+    if *healed {
+        check::segments_verify::check(world.repairable().map(|node| (node, world.disk(node))))?;
+    }
     check::history(world.history(), *healed)?;
     if world.is_over_budget() {
         // How much such a run does, the damage decides.

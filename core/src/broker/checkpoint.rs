@@ -29,7 +29,7 @@ use crate::{
         IMAGE_INLINE_BYTES_MAX,
     },
     log::{
-        checkpoint::{ImageFile, MachineImage, PlacedEntry, WalPosition, Writer},
+        checkpoint::{CheckpointDone, ImageFile, MachineImage, PlacedEntry, WalPosition, Writer},
         record::{EntryFile, EntryLocation, WalRecord},
         segment::fewest_to_write,
         wal::WalKey,
@@ -68,6 +68,8 @@ pub(crate) struct CheckpointStart {
 pub(crate) struct Kept {
     pub(crate) number: CheckpointNumber,
     pub(crate) from: WalPosition,
+    /// What its record says; `None` if that was not read.
+    pub(crate) done: Option<CheckpointDone>,
     /// The images it names, and the index whose state they hold; `None` if that was not read.
     pub(crate) images: Option<BTreeMap<GroupId, (LogIndex, ImageFile)>>,
     /// Entries that were not applied when it was taken.
@@ -161,6 +163,16 @@ impl Checkpoints {
     /// The newest one that counts.
     pub(super) fn newest(&self) -> Option<CheckpointNumber> {
         self.kept.last().map(|kept| kept.number)
+    }
+
+    /// The newest one is damaged.
+    pub(super) fn want_another(&mut self) {
+        self.wanted = true;
+    }
+
+    /// What the record of the newest one says.
+    pub(super) fn newest_done(&self) -> Option<CheckpointDone> {
+        self.kept.last().and_then(|kept| kept.done)
     }
 
     /// Clients are served only after the first one of a start: a start that came so far gives back what it takes.
@@ -413,12 +425,12 @@ impl Broker {
     /// The record is durable: from now on recovery starts here.
     fn checkpoint_done(&mut self, now: Now, capture: Capture) {
         let Capture { writer, entries, images, needs, .. } = capture;
-        let (number, from) = (writer.number(), writer.from());
+        let (number, from, done) = (writer.number(), writer.from(), writer.done());
         info!(self.logger, "a checkpoint is done"; "number" => number.0, "groups" => self.replicas.len(), "from" => from.write.0);
         let checkpoints = &mut self.checkpoints;
         checkpoints.has_begun = true;
         checkpoints.release_at = now.monotonic;
-        checkpoints.kept.push(Kept { number, from, images: Some(images), entries, needs });
+        checkpoints.kept.push(Kept { number, from, done, images: Some(images), entries, needs });
         // Only the newest one says where entries that are not applied lie.
         let older = checkpoints.kept.len() - 1;
         checkpoints.kept[..older].iter_mut().for_each(|kept| kept.entries.clear());

@@ -1,6 +1,6 @@
 //! A running node seen from the inside: for the simulator's checks, metrics and tools. Never for decisions.
 
-use super::{Broker, replica::Machine};
+use super::{Broker, RepairCounts, ScrubCounts, replica::Machine};
 use crate::{
     ids::{BootNumber, CheckpointNumber, GroupId, LogIndex, NodeId, Offset, PartitionIndex, ReplicaId, Term, TopicId},
     log::segment::Content,
@@ -28,6 +28,10 @@ pub struct Inspection {
     pub repaired: u64,
     /// Groups that stand still because no replica holds an entry any more, as far as this node knows.
     pub lost: Vec<GroupId>,
+    /// Groups with damage that is not repaired yet, and what was found and repaired since the start.
+    pub damaged: usize,
+    pub repairs: RepairCounts,
+    pub scrub: ScrubCounts,
     /// The newest checkpoint that counts.
     pub checkpoint: Option<CheckpointNumber>,
     pub outstanding: Outstanding,
@@ -136,6 +140,9 @@ impl Broker {
             received: self.transfers.received,
             repaired: self.repairs.repaired,
             lost: self.repairs.lost().collect(),
+            damaged: self.segment_repairs.damaged(),
+            repairs: self.segment_repairs.counts,
+            scrub: self.scrub.counts,
             checkpoint: self.checkpoints.newest(),
             outstanding: Outstanding {
                 requests,

@@ -79,8 +79,8 @@ impl LiveLogs {
         self.touched.insert(group);
     }
 
-    /// An operation of its files is over.
-    pub(super) fn operation_done(&mut self, group: GroupId) {
+    /// It has something to do: an operation of its files is over, or bytes of them are to be replaced.
+    pub(super) fn wake(&mut self, group: GroupId) {
         let nothing = Live { appended: Monotonic(0), memory: 0, unsynced: 0, is_writing: false };
         self.logs.entry(group).or_insert(nothing);
         self.touched.insert(group);
@@ -113,7 +113,7 @@ impl LiveLogs {
         self.unsynced += known.unsynced;
         self.writing += usize::from(known.is_writing);
         // Nothing is left to be written, followed or dropped: it costs nothing until the next batch.
-        if known.memory == 0 && known.unsynced == 0 && !known.is_writing {
+        if known.memory == 0 && known.unsynced == 0 && !known.is_writing && !log.is_mending() {
             self.logs.remove(&group);
         }
     }
@@ -205,13 +205,13 @@ mod tests {
         assert_eq!(many.look_at(), now, "after a start at once");
         many.looked(now, 10_000, Writes::default());
         assert!(many.look_at().since(now) >= Duration::from_millis(250));
-        many.operation_done(GroupId(1));
+        many.wake(GroupId(1));
         assert!(many.look_at().since(now) >= Duration::from_millis(50), "ten thousand completions are not ten looks");
 
         let mut few = LiveLogs::new(now, (0..3).map(GroupId));
         few.looked(now, 3, Writes::default());
         assert!(few.look_at().since(now) >= LOOK_INTERVAL);
-        few.operation_done(GroupId(1));
+        few.wake(GroupId(1));
         assert!(
             few.look_at().since(now) < Duration::from_millis(1),
             "a busy partition does not wait for its next write"

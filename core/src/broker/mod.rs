@@ -32,6 +32,8 @@ mod removals;
 mod repair;
 mod replica;
 mod runs;
+mod scrub;
+mod segment_repair;
 mod shutdown;
 mod slowdown;
 mod storage;
@@ -52,6 +54,8 @@ pub(crate) use checkpoint::{CheckpointStart, Kept};
 pub use inspect::{Depth, GroupInspection, Inspection, Outstanding};
 pub(crate) use replica::Replica;
 pub(crate) use replica::{Machine, Partition};
+pub use scrub::ScrubCounts;
+pub use segment_repair::RepairCounts;
 pub use views::{Leader, View};
 
 use self::{
@@ -67,6 +71,8 @@ use self::{
     reads::Reads,
     removals::Removals,
     repair::Repairs,
+    scrub::Scrub,
+    segment_repair::SegmentRepairs,
     shutdown::Shutdown,
     transfer::Transfers,
     watch::Watch,
@@ -155,6 +161,8 @@ pub struct Broker {
     reads: Reads,
     transfers: Transfers,
     repairs: Repairs,
+    segment_repairs: SegmentRepairs,
+    scrub: Scrub,
     events: VecDeque<(RequestId, Event)>,
     tick_at: Monotonic,
     ticks: u64,
@@ -198,6 +206,8 @@ impl Broker {
             advertised: config.advertised.clone(),
             rack: config.rack.clone(),
         };
+        let is_damaged = |replica: &&Replica| replica.partition().is_some_and(|partition| partition.log.is_damaged());
+        let damaged = replicas.iter().filter(|(_, replica)| is_damaged(replica)).map(|(group, _)| *group).collect();
         let wal_full = wal.is_full();
         let gone: BTreeSet<GroupId> = destroyed.iter().map(|(group, _)| *group).collect();
         let removals = Removals::new(gone.into_iter().filter(|group| !replicas.contains_key(group)));
@@ -246,6 +256,8 @@ impl Broker {
             reads: Reads::default(),
             transfers: Transfers::default(),
             repairs: Repairs::default(),
+            segment_repairs: SegmentRepairs::new(damaged),
+            scrub: Scrub::new(now.monotonic, &config, stream("scrub")),
             events: VecDeque::new(),
             tick_at: now.monotonic + limits::TICK,
             ticks: 0,
@@ -307,9 +319,12 @@ impl Broker {
             return Ok(());
         }
         if self.reads.owns(operation) {
-            return self.finish_read(operation, result);
+            return self.finish_read(now, operation, result);
         }
-        if self.keeper.handle(operation, &result)? || self.finish_checkpoint_operation(operation, &result)? {
+        if self.keeper.handle(operation, &result)?
+            || self.finish_checkpoint_operation(operation, &result)?
+            || self.finish_checkpoint_read(now, operation, &result)
+        {
             return Ok(());
         }
         self.finish_storage(operation, result)
@@ -327,6 +342,8 @@ impl Broker {
             self.advance_groups(now, effects);
             self.advance_repairs(now);
             self.advance_transfers(now);
+            self.advance_segment_repairs(now);
+            self.advance_scrub(now);
             self.advance_metadata(now, effects);
             self.send_forward_answers(now);
             if self.dirty.is_empty() && self.peer_events.is_empty() && self.wal_events.is_empty() {
@@ -431,7 +448,9 @@ impl Broker {
         let rest = rest.into_iter().chain([
             self.transfers.next_deadline(),
             self.repairs.next_deadline(),
+            self.segment_repairs.next_deadline(),
             self.register_deadline(),
+            self.scrub.next_deadline(),
         ]);
         let earliest_of = fixed.into_iter().chain(rest).fold(None, earliest);
         // What is left over from this turn is done in the next one, at once.

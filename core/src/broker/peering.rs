@@ -2,7 +2,7 @@
 
 use slog::{info, warn};
 
-use super::{Broker, controller, joining, repair, transfer};
+use super::{Broker, controller, joining, repair, segment_repair, transfer};
 use crate::{
     ids::NodeId,
     io::Exit,
@@ -58,6 +58,8 @@ impl Broker {
                     transfer::ANSWER => self.heard_transfer_answer(now, from, &bytes),
                     repair::QUESTION => self.heard_repair_question(from, &bytes),
                     repair::ANSWER => self.heard_repair_answer(from, &bytes),
+                    segment_repair::QUESTION => self.heard_segment_question(from, &bytes),
+                    segment_repair::ANSWER => self.heard_segment_answer(now, from, &bytes),
                     controller::FORWARD => self.forwarded(now, from, &bytes),
                     controller::FORWARDED => self.forward_answered(now, from, &bytes),
                     joining::MEMBERS => self.heard_metadata_members(from, &bytes),

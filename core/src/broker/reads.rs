@@ -5,26 +5,27 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use kauri_protocol::{
     error::ErrorCode,
     records::{BatchView, Batches as RecordBatches},
 };
-use slog::error;
-
-use bytes::Bytes;
 
 use super::{Broker, repair::AskedFor, runs::Run, transfer::PendingAnswer};
 use crate::{
     api::{Event, Waiter},
-    ids::{GroupId, LeaderEpoch, LogIndex, Offset, OperationId},
+    ids::{GroupId, LeaderEpoch, LogIndex, NodeId, Offset, OperationId},
     io::{DiskAction, DiskError, DiskOperation, DiskOutput, Effects, Exit},
     limits::SEARCH_RECORDS_BYTES_MAX,
     log::{
         read::EntryRead,
         record::EntryFile,
-        segment::{Batches, Read, ReadPlan, ReadResult},
+        segment::{Batches, ChunkPlan, Read, ReadError, ReadPlan, ReadResult, ScrubPlan, ServePlan},
     },
-    replication::group::{Fetch, Payload},
+    replication::{
+        group::{Fetch, Payload},
+        segment_repair::Question,
+    },
     time::{Now, Wall},
 };
 
@@ -113,6 +114,32 @@ pub(super) enum Purpose {
         read: EntryRead,
         asked: Box<AskedFor>,
     },
+    /// A second look at what was damaged.
+    Look {
+        group: GroupId,
+        plan: ChunkPlan,
+    },
+    /// A side file that is damaged, or may be.
+    Learn {
+        group: GroupId,
+        plan: ReadPlan,
+    },
+    /// Bytes from which lost entries of a side file are found out.
+    Rebuild {
+        group: GroupId,
+        plan: ChunkPlan,
+    },
+    /// Of the walk that looks for damage.
+    Scrub {
+        group: GroupId,
+        plan: ScrubPlan,
+    },
+    /// Bytes for another replica's repair.
+    Serve {
+        plan: ServePlan,
+        node: NodeId,
+        question: Question,
+    },
 }
 
 /// Entries of a group that are wanted together.
@@ -129,7 +156,14 @@ impl Reads {
         self.open.values().filter_map(|purpose| match purpose {
             Purpose::Entries { run, .. } => Some(run.file),
             Purpose::Repair { read, .. } => Some(read.location.file),
-            Purpose::Fetch { .. } | Purpose::Search { .. } | Purpose::Transfer { .. } => None,
+            Purpose::Fetch { .. }
+            | Purpose::Search { .. }
+            | Purpose::Transfer { .. }
+            | Purpose::Look { .. }
+            | Purpose::Learn { .. }
+            | Purpose::Rebuild { .. }
+            | Purpose::Scrub { .. }
+            | Purpose::Serve { .. } => None,
         })
     }
 
@@ -154,6 +188,11 @@ impl Reads {
     /// Whether entries of a group's Raft log are being read.
     pub(super) fn reads_entries_of(&self, group: GroupId) -> bool {
         self.entries.range((group, LogIndex(0))..=(group, LogIndex(u64::MAX))).next().is_some()
+    }
+
+    /// For whoever takes the result itself.
+    pub(super) fn issue(&mut self, operation: DiskOperation) {
+        self.start.push(operation);
     }
 
     pub(super) fn start(&mut self, id: OperationId, action: DiskAction, purpose: Purpose) {
@@ -194,6 +233,10 @@ impl Broker {
             }
             ReadResult::Empty => ReadStart::Empty,
             ReadResult::OutOfRange => ReadStart::OutOfRange,
+            ReadResult::Damaged => {
+                self.damage_met(group);
+                ReadStart::Failed(ErrorCode::KafkaStorageError)
+            }
         }
     }
 
@@ -246,6 +289,10 @@ impl Broker {
                     return Ok(None);
                 }
                 ReadResult::Empty | ReadResult::OutOfRange => return Ok(Some(ReadOutcome::Found(None))),
+                ReadResult::Damaged => {
+                    self.damage_met(group);
+                    return Err(ErrorCode::KafkaStorageError);
+                }
             }
         }
     }
@@ -287,6 +334,7 @@ impl Broker {
 
     pub(super) fn finish_read(
         &mut self,
+        now: Now,
         operation: OperationId,
         result: Result<DiskOutput, DiskError>,
     ) -> Result<(), Exit> {
@@ -342,7 +390,12 @@ impl Broker {
                     self.tell_read(waiter, ReadOutcome::Failed(ErrorCode::UnknownTopicOrPartition));
                     return Ok(());
                 };
-                match partition.log.complete_read(plan, result) {
+                let completed = partition.log.complete_read(plan, result);
+                if partition.log.is_damaged() {
+                    // Of a side file, perhaps, so that this read goes on all the same.
+                    self.segment_repairs.damage_met(group);
+                }
+                match completed {
                     Ok(ReadResult::Ready(batches)) => self.tell_read(waiter, ReadOutcome::Records(batches)),
                     Ok(ReadResult::NeedsDisk(plan)) => {
                         let id = self.ids.next_id();
@@ -351,8 +404,12 @@ impl Broker {
                     Ok(ReadResult::Empty | ReadResult::OutOfRange) => {
                         self.tell_read(waiter, ReadOutcome::Records(Batches::default()));
                     }
+                    Ok(ReadResult::Damaged) => {
+                        self.damage_met(group);
+                        self.tell_read(waiter, ReadOutcome::Failed(ErrorCode::KafkaStorageError));
+                    }
                     Err(error) => {
-                        error!(self.logger, "a read for a fetch failed"; "group" => group.0, "reason" => %error);
+                        self.damage_found(group, &error);
                         self.tell_read(waiter, ReadOutcome::Failed(ErrorCode::KafkaStorageError));
                     }
                 }
@@ -369,7 +426,65 @@ impl Broker {
                     Ok(ReadResult::Empty | ReadResult::OutOfRange) => {
                         self.transfer_read_ended(&pending, Ok(Vec::new()));
                     }
-                    Err(error) => self.transfer_read_ended(&pending, Err(Some(error))),
+                    Ok(ReadResult::Damaged) => {
+                        self.damage_met(group);
+                        self.transfer_read_ended(&pending, Err(None));
+                    }
+                    Err(error) => {
+                        self.damage_found(group, &error);
+                        self.transfer_read_ended(&pending, Err(Some(error)));
+                    }
+                }
+            }
+            Purpose::Look { group, plan } => {
+                match self.replicas.get_mut(&group).and_then(|replica| replica.partition_mut()) {
+                    Some(partition) => {
+                        let read = partition.log.complete_chunks(plan, result);
+                        self.looked_again(group, &read);
+                    }
+                    None => self.chunks_of_removed(group, plan),
+                }
+            }
+            Purpose::Learn { group, plan } => {
+                match self.replicas.get_mut(&group).and_then(|replica| replica.partition_mut()) {
+                    Some(partition) => {
+                        let learnt = partition.log.complete_read(plan, result);
+                        self.learnt(group);
+                        // A version that is not known is nothing that a repair gets over.
+                        learnt.map(drop).map_err(|error| match error {
+                            ReadError::Damaged(damage) => Exit::from(damage),
+                            ReadError::Disk { file, error } => {
+                                Exit::DiskFailed { operation: "read", file: file.path(), error }
+                            }
+                        })?;
+                    }
+                    None => self.read_of_removed(group, plan),
+                }
+            }
+            Purpose::Rebuild { group, plan } => {
+                match self.replicas.get_mut(&group).and_then(|replica| replica.partition_mut()) {
+                    Some(partition) => {
+                        let entries = partition.log.complete_rebuild(plan, result);
+                        self.rebuilt(now, group, entries);
+                    }
+                    None => self.chunks_of_removed(group, plan),
+                }
+            }
+            Purpose::Scrub { group, plan } => {
+                if self.replicas.get(&group).is_some_and(|replica| replica.partition().is_some()) {
+                    self.scrubbed(now, group, plan, result);
+                } else {
+                    self.scrub_of_removed();
+                    self.removals.read_ended(group, |removal| removal.scrub_ended(plan));
+                }
+            }
+            Purpose::Serve { plan, node, question } => {
+                match self.replicas.get_mut(&question.group).and_then(|replica| replica.partition_mut()) {
+                    Some(partition) => {
+                        let serving = partition.log.complete_serve(plan, result);
+                        self.served(node, question, serving);
+                    }
+                    None => self.serve_of_removed(question.group, plan),
                 }
             }
             Purpose::Search { group, plan, waiter, goal } => {
@@ -393,8 +508,12 @@ impl Broker {
                         None
                     }
                     Ok(ReadResult::Empty | ReadResult::OutOfRange) => Some(ReadOutcome::Found(None)),
+                    Ok(ReadResult::Damaged) => {
+                        self.damage_met(group);
+                        Some(ReadOutcome::Failed(ErrorCode::KafkaStorageError))
+                    }
                     Err(error) => {
-                        error!(self.logger, "a read for a search failed"; "group" => group.0, "reason" => %error);
+                        self.damage_found(group, &error);
                         Some(ReadOutcome::Failed(ErrorCode::KafkaStorageError))
                     }
                 };
@@ -415,9 +534,48 @@ impl Broker {
         self.events.push_back((waiter.request, Event::Read { part: waiter.part, outcome }));
     }
 
+    /// A second look at what was damaged.
+    pub(super) fn start_look(&mut self, group: GroupId, plan: ChunkPlan) {
+        let id = self.ids.next_id();
+        self.reads.start(id, plan.action(), Purpose::Look { group, plan });
+    }
+
+    /// A read of a side file that may be damaged.
+    pub(super) fn start_learn(&mut self, group: GroupId, plan: ReadPlan) {
+        let id = self.ids.next_id();
+        self.reads.start(id, plan.action(), Purpose::Learn { group, plan });
+    }
+
+    /// A read from which lost entries of a side file are found out.
+    pub(super) fn start_rebuild(&mut self, group: GroupId, plan: ChunkPlan) {
+        let id = self.ids.next_id();
+        self.reads.start(id, plan.action(), Purpose::Rebuild { group, plan });
+    }
+
+    /// A read of the walk that looks for damage.
+    pub(super) fn start_scrub(&mut self, group: GroupId, plan: ScrubPlan) {
+        let id = self.ids.next_id();
+        self.reads.start(id, plan.action(), Purpose::Scrub { group, plan });
+    }
+
+    /// A read for another replica's repair.
+    pub(super) fn start_serve(&mut self, node: NodeId, question: Question, plan: ServePlan) {
+        let id = self.ids.next_id();
+        self.reads.start(id, plan.action(), Purpose::Serve { plan, node, question });
+    }
+
+    fn chunks_of_removed(&mut self, group: GroupId, plan: ChunkPlan) {
+        self.removals.read_ended(group, |removal| removal.chunks_ended(plan));
+    }
+
+    fn serve_of_removed(&mut self, group: GroupId, plan: ServePlan) {
+        self.serve_ended();
+        self.removals.read_ended(group, |removal| removal.serve_ended(plan));
+    }
+
     /// The partition was deleted while its log was read.
     fn read_of_removed(&mut self, group: GroupId, plan: ReadPlan) {
-        self.removals.read_ended(group, plan);
+        self.removals.read_ended(group, |removal| removal.read_ended(plan));
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     ids::{GroupId, OperationId, WriteNumber},
     io::{DiskError, DiskOutput, Effects, Exit, OperationIds},
     limits::REMOVALS_MAX,
-    log::segment::{ReadPlan, Removal},
+    log::segment::Removal,
 };
 
 #[derive(Debug, Default)]
@@ -45,8 +45,10 @@ impl Removals {
     pub(super) fn poll(&mut self, durable: WriteNumber, effects: &mut Effects, ids: &mut OperationIds) {
         loop {
             while self.begun.len() < REMOVALS_MAX
-                && let Some((_, group)) = self.waiting.pop_front_if(|(write, _)| *write <= durable)
+                && let Some(&(write, group)) = self.waiting.front()
+                && write <= durable
             {
+                self.waiting.pop_front();
                 self.begun.insert(group);
                 self.due.insert(group);
             }
@@ -84,10 +86,10 @@ impl Removals {
         Ok(())
     }
 
-    /// A read that the log of a removed group had planned is over.
-    pub(super) fn read_ended(&mut self, group: GroupId, plan: ReadPlan) {
+    /// A read that the log of a removed group had planned is over: `give_back` tells the removal.
+    pub(super) fn read_ended(&mut self, group: GroupId, give_back: impl FnOnce(&mut Removal)) {
         if let Some(removal) = self.all.get_mut(&group) {
-            removal.read_ended(plan);
+            give_back(removal);
             self.went_on(group);
         }
     }

@@ -163,7 +163,7 @@ impl Broker {
             return self.removals.handle_of(group, operation, result);
         };
         partition.log.handle(operation, result)?;
-        self.live_logs.operation_done(group);
+        self.live_logs.wake(group);
         Ok(())
     }
 }

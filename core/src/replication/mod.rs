@@ -4,6 +4,7 @@
 pub mod group;
 pub mod peer;
 pub mod repair;
+pub mod segment_repair;
 pub mod transfer;
 
 /// A message between two replicas, to be carried and not to be looked into.

@@ -297,6 +297,7 @@ impl Candidate {
         let older = self.older.map(|(number, from)| Kept {
             number,
             from,
+            done: None,
             images: None,
             entries: BTreeMap::new(),
             needs: BTreeSet::new(),
@@ -304,6 +305,7 @@ impl Candidate {
         let own = self.checkpoint.as_ref().map(|checkpoint| Kept {
             number: checkpoint.done.number,
             from: checkpoint.done.from,
+            done: Some(checkpoint.done),
             images: Some(images(checkpoint)),
             entries: BTreeMap::new(),
             needs: checkpoint.sections.iter().flat_map(|found| GroupStart::files_needed(&found.section)).collect(),

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::io::{Directory, DiskAction, DiskError, DiskOutput, FileName};
+use crate::{
+    ids::{GroupId, Offset},
+    io::{Directory, DiskAction, DiskError, DiskOutput, FileName, SegmentFile},
+};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Disk {
@@ -68,6 +71,21 @@ impl Disk {
 
     pub(super) fn bytes(&self, file: FileName) -> Bytes {
         Bytes::copy_from_slice(&self.files[&file])
+    }
+
+    pub(super) fn content(&self, file: FileName) -> &[u8] {
+        &self.files[&file]
+    }
+
+    /// Gives the first chunk of a segment another checksum in its side file.
+    pub(super) fn forge_first_entry(&mut self, group: GroupId, base: Offset, crc: u32) {
+        let entry = 32..64;
+        let file = FileName::Segment { group, base, kind: SegmentFile::Checksums };
+        let fields = &mut self.files.get_mut(&file).unwrap()[entry];
+        fields[8..12].copy_from_slice(&crc.to_le_bytes());
+        let owner = [&group.0.to_le_bytes()[..], &base.0.to_le_bytes(), &0u32.to_le_bytes()].concat();
+        let check = crc32c::crc32c_append(crc32c::crc32c(&owner), &fields[..28]);
+        fields[28..].copy_from_slice(&check.to_le_bytes());
     }
 
     /// Damages a byte.

@@ -10,6 +10,7 @@ mod liveness;
 mod load;
 mod requests;
 mod restarts;
+mod segment_repair;
 mod slowdown;
 mod topics;
 mod transfer;

@@ -71,6 +71,9 @@ pub(super) struct Server {
     /// Size of one file of a partition's log [default: 1073741824]
     #[arg(long, value_name = "BYTES")]
     segment_bytes: Option<String>,
+    /// How fast files are read to find damage; 0: not at all [default: 8388608]
+    #[arg(long, value_name = "BYTES")]
+    scrub_bytes_per_second: Option<String>,
     /// human or json [default: human]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -142,6 +145,7 @@ impl Server {
             .with_flag(Key::WalFileBytes, self.wal_file_bytes)
             .with_flag(Key::WalBudgetBytes, self.wal_budget_bytes)
             .with_flag(Key::SegmentBytes, self.segment_bytes)
+            .with_flag(Key::ScrubBytesPerSecond, self.scrub_bytes_per_second)
             .with_flag(Key::LogFormat, self.log_format)
             .with_flag(Key::LogLevel, self.log_level)
     }

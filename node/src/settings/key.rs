@@ -16,6 +16,7 @@ pub enum Key {
     WalFileBytes,
     WalBudgetBytes,
     SegmentBytes,
+    ScrubBytesPerSecond,
     LogFormat,
     LogLevel,
 }
@@ -30,7 +31,7 @@ pub(crate) enum Kind {
 }
 
 impl Key {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Node,
         Self::DataDirectory,
         Self::Nodes,
@@ -44,6 +45,7 @@ impl Key {
         Self::WalFileBytes,
         Self::WalBudgetBytes,
         Self::SegmentBytes,
+        Self::ScrubBytesPerSecond,
         Self::LogFormat,
         Self::LogLevel,
     ];
@@ -64,6 +66,7 @@ impl Key {
             Self::WalFileBytes => "wal_file_bytes",
             Self::WalBudgetBytes => "wal_budget_bytes",
             Self::SegmentBytes => "segment_bytes",
+            Self::ScrubBytesPerSecond => "scrub_bytes_per_second",
             Self::LogFormat => "log_format",
             Self::LogLevel => "log_level",
         }
@@ -88,7 +91,8 @@ impl Key {
             | Self::DefaultReplicationFactor
             | Self::WalFileBytes
             | Self::WalBudgetBytes
-            | Self::SegmentBytes => Kind::Number,
+            | Self::SegmentBytes
+            | Self::ScrubBytesPerSecond => Kind::Number,
             Self::DataDirectory
             | Self::Listen
             | Self::PeerListen

@@ -110,6 +110,7 @@ impl ServerSettings {
         values.replace(&mut config.wal_file_bytes, Key::WalFileBytes, NUMBER)?;
         values.replace(&mut config.wal_budget_bytes, Key::WalBudgetBytes, NUMBER)?;
         values.replace(&mut config.segment_bytes, Key::SegmentBytes, NUMBER)?;
+        values.replace(&mut config.scrub_bytes_per_second, Key::ScrubBytesPerSecond, NUMBER)?;
         config.check()?;
         values.check_addresses(&config.peers)?;
 

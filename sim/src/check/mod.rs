@@ -23,6 +23,7 @@ pub mod offsets_dense;
 pub mod order;
 pub mod progress_after_heal;
 pub mod refilled;
+pub mod segments_verify;
 
 pub use log::Log;
 

@@ -342,8 +342,15 @@ impl Copies {
         self.hurt.contains(&node)
     }
 
-    pub(crate) fn is_anyone_hurt(&self) -> bool {
-        !self.hurt.is_empty() || !self.spent.is_empty()
+    /// Whether damage was dealt to a node that is more than damage of segments, or more than may be.
+    pub(crate) fn is_hurt_beyond_segments(&self, node: usize) -> bool {
+        let is_entry = |(hurt, piece): &(usize, Piece)| *hurt == node && matches!(piece, Piece::Entry(_));
+        self.budget.over || self.spent.contains(&node) || self.pieces.iter().any(is_entry)
+    }
+
+    /// Whether anything but segments was damaged anywhere.
+    pub(crate) fn is_anyone_hurt_beyond_segments(&self) -> bool {
+        self.hurt.iter().chain(&self.spent).any(|node| self.is_hurt_beyond_segments(*node))
     }
 
     pub(crate) fn is_over_budget(&self) -> bool {

@@ -27,10 +27,12 @@ pub enum MediaKind {
     StaleRead,
     Wipe,
     Rollback,
+    /// Bit rot in segments and their side files, and nowhere else.
+    SegmentRot,
 }
 
 impl MediaKind {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::LateSyncError,
         Self::FullDisk,
         Self::SectorError,
@@ -42,10 +44,11 @@ impl MediaKind {
         Self::StaleRead,
         Self::Wipe,
         Self::Rollback,
+        Self::SegmentRot,
     ];
 
     /// Kinds that the product is to survive today. Add one here when it does.
-    pub const DRAWN: [Self; 1] = [Self::EntryRot];
+    pub const DRAWN: [Self; 2] = [Self::EntryRot, Self::SegmentRot];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -60,6 +63,7 @@ impl MediaKind {
             Self::StaleRead => "stale-read",
             Self::Wipe => "wipe",
             Self::Rollback => "rollback",
+            Self::SegmentRot => "segment-rot",
         }
     }
 }
@@ -196,6 +200,11 @@ fn draw_fault(kind: MediaKind, dice: &mut Dice, left: Span) -> DiskFault {
                 DiskFault::SectorError { place: Place::Entries, sectors: hits, draw }
             }
         }
+        MediaKind::SegmentRot => DiskFault::BitRot {
+            place: *dice.pick(&[Place::Log, Place::Log, Place::Checksums]),
+            bits: u32::try_from(dice.range(1, 6)).expect("few"),
+            draw,
+        },
         MediaKind::MisdirectedWrite => DiskFault::MisdirectedWrite { place, within, draw },
         MediaKind::MisdirectedRead => DiskFault::MisdirectedRead { place, within, draw },
         MediaKind::PhantomWrite => DiskFault::PhantomWrite { place, within, draw },

@@ -174,6 +174,7 @@ impl Broker {
             }
             ReadResult::Empty => Some(Reply::Batches { from, end, batches: Vec::new() }),
             ReadResult::OutOfRange => Some(Reply::Refused(Refusal::NoBatches)),
+            ReadResult::Damaged => Some(Reply::Refused(Refusal::Unreadable)),
         }
     }
 

@@ -196,7 +196,7 @@ impl Recovery {
                     self.phase = Phase::Read(Reading::new(self.rules, findings));
                 }
                 Phase::Read(reading) => match reading.advance(records)? {
-                    Advance::End(end) => self.phase = Phase::Done(end),
+                    Advance::End(end) => self.phase = Phase::Done(*end),
                     Advance::Pending => {
                         reading.reader.poll(effects, ids);
                         return Ok(Progress::Waiting);
@@ -261,7 +261,7 @@ impl Recovery {
 enum Advance {
     Enough,
     Pending,
-    End(End),
+    End(Box<End>),
 }
 
 impl Reading {
@@ -294,7 +294,7 @@ impl Reading {
                 Next::Pending => return Ok(Advance::Pending),
                 Next::End => {
                     if let Some(end) = self.end_part(records) {
-                        return Ok(Advance::End(end));
+                        return Ok(Advance::End(Box::new(end)));
                     }
                 }
             }

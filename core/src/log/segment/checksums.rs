@@ -103,6 +103,14 @@ impl Proof {
         (self.chunks.len() * SEGMENT_CHUNK_BYTES) as u64 + self.closing.map_or(0, |closing| u64::from(closing.bytes))
     }
 
+    /// Forgets what is behind so many full chunks, unless `closed` says that the closing entry is to be kept.
+    pub(super) fn shorten(&mut self, chunks: usize, closed: bool) {
+        self.chunks.truncate(chunks);
+        if !closed {
+            self.closing = None;
+        }
+    }
+
     /// Bytes of the side file that hold it.
     pub(super) fn file_bytes(&self) -> u64 {
         entry_offset(self.entries())
@@ -112,11 +120,6 @@ impl Proof {
 /// Where an entry stands in the side file.
 pub(super) fn entry_offset(number: usize) -> u64 {
     (HEADER_BYTES + number * ENTRY_BYTES) as u64
-}
-
-/// Whole entries in a side file of so many bytes.
-pub(super) fn entries_in(file_bytes: u64) -> usize {
-    usize::try_from(file_bytes.saturating_sub(entry_offset(0))).unwrap_or(usize::MAX) / ENTRY_BYTES
 }
 
 pub(super) fn encode_header(group: GroupId, base: Offset) -> Bytes {
@@ -142,6 +145,53 @@ pub(super) fn encode_entries(group: GroupId, base: Offset, first: usize, entries
         out.put_u32_le(check);
     }
     out.freeze()
+}
+
+/// What of a side file can be believed, whatever is wrong with the rest: every entry proves itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Salvaged {
+    pub(super) has_header: bool,
+    /// By number.
+    pub(super) entries: Vec<Option<ChunkEntry>>,
+}
+
+impl Salvaged {
+    /// The entries of a side file of which so many are known to have been synced, with gaps filled by entries that say
+    /// nothing; `rest`: the bytes that a closing entry among them is for. Also the numbers of those gaps.
+    pub(super) fn fill(&self, recorded: usize, rest: Option<u32>) -> (Proof, Vec<usize>) {
+        let (mut proof, mut lost) = (Proof::default(), Vec::new());
+        let closing = rest.map(|_| recorded - 1);
+        for number in 0..recorded.max(self.entries.len()) {
+            let bytes = rest.filter(|_| closing == Some(number)).unwrap_or(SEGMENT_CHUNK_BYTES as u32);
+            let found = self.entries.get(number).copied().flatten();
+            let entry = match found {
+                Some(entry) if number >= recorded || entry.bytes == bytes => entry,
+                _ if number >= recorded => break,
+                _ => {
+                    lost.push(number);
+                    ChunkEntry { bytes, crc: 0, stretch: None }
+                }
+            };
+            if entry.bytes as usize == SEGMENT_CHUNK_BYTES {
+                proof.chunks.push(entry);
+            } else {
+                proof.closing = Some(entry);
+                break;
+            }
+        }
+        (proof, lost)
+    }
+}
+
+/// Reads a side file that may be damaged. An error says that it is one of a version that is not known.
+pub(super) fn salvage(group: GroupId, base: Offset, bytes: &[u8]) -> Result<Salvaged, DamageKind> {
+    let header = check_header(group, base, bytes);
+    if let Err(kind @ DamageKind::ChecksumVersion { .. }) = header {
+        return Err(kind);
+    }
+    let entries = bytes.get(HEADER_BYTES..).unwrap_or_default().chunks_exact(ENTRY_BYTES).enumerate();
+    let entries = entries.map(|(number, entry)| Some(Entry::decode(group, base, number, entry)?.chunk)).collect();
+    Ok(Salvaged { has_header: header.is_ok(), entries })
 }
 
 /// Reads a whole side file. An error says what is wrong, and with which entry if it is one.

@@ -52,16 +52,10 @@ pub enum DamageKind {
     ChecksumEntry,
     #[error("a checksum follows the one that closed the segment")]
     ChecksumBehindClosing,
-    #[error("checksums of this segment exist although the segment before it was never completed")]
-    ChecksumOrder,
-    #[error("the checksum file holds {found} entries, but {recorded} were synced")]
-    ChecksumsLost { recorded: u32, found: u32 },
     #[error("the checksum file contradicts a checkpoint")]
     ChecksumContradiction,
     #[error("there is a segment here that a checkpoint does not know")]
     SegmentUnknown,
-    #[error("the checksum file is longer than any segment needs")]
-    ChecksumLength,
 }
 
 impl fmt::Display for Damage {
@@ -92,22 +86,6 @@ impl Damage {
     pub(super) fn entry(file: FileName, number: usize, kind: DamageKind) -> Self {
         let offset = checksums::entry_offset(number);
         Self { file, offset, bytes: checksums::ENTRY_BYTES as u64, kind }
-    }
-
-    /// A side file holds fewer entries than were synced.
-    pub(super) fn lost_entries(file: FileName, recorded: usize, found: usize) -> Self {
-        let number = |entries| u32::try_from(entries).expect("a side file has a largest length");
-        let kind = DamageKind::ChecksumsLost { recorded: number(recorded), found: number(found) };
-        let lost = (recorded.saturating_sub(found) * checksums::ENTRY_BYTES) as u64;
-        Self { bytes: lost, ..Self::entry(file, found, kind) }
-    }
-
-    /// What is wrong with a side file that was read.
-    pub(super) fn side_file(file: FileName, (entry, kind): (Option<usize>, DamageKind)) -> Self {
-        match entry {
-            Some(number) => Self::entry(file, number, kind),
-            None => Self::whole(file, kind),
-        }
     }
 
     /// The group and the base offset of the segment.

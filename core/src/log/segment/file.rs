@@ -5,11 +5,12 @@
 //! appended bytes are compared with what is proven and not written again.
 
 use super::{
-    checksums::{self, ChunkEntry, Closing, Proof},
+    checksums::{self, ChunkEntry, Closing, Proof, Salvaged},
     content::ContentCrc,
     damage::{Damage, DamageKind},
     image::SegmentImage,
     index::Index,
+    marks::Marks,
     position::Position,
 };
 use crate::{
@@ -50,6 +51,10 @@ pub(super) struct Segment {
     pub(super) proven_closing: Option<Closing>,
     /// Both files exist and their directory was synced since.
     pub(super) created: bool,
+    /// What of it is damaged.
+    pub(super) marks: Marks,
+    /// CRC of all its bytes, when it is closed and the last walk over it found them whole.
+    pub(super) digest: Option<u32>,
 }
 
 impl Segment {
@@ -71,6 +76,8 @@ impl Segment {
             proven_chunks: 0,
             proven_closing: None,
             created: false,
+            marks: Marks::default(),
+            digest: None,
         }
     }
 
@@ -139,24 +146,55 @@ impl Segment {
         checksums::entry_offset(chunks_in(self.disk_bytes) + 1)
     }
 
-    /// Takes in the side file.
-    pub(super) fn learn(&mut self, proof: &Proof) -> Result<(), Damage> {
-        let full = self.full_chunks();
-        let closing = proof.closing.filter(|_| proof.segment_bytes() == self.bytes);
-        let Some(closing) = closing else {
-            let (recorded, found) = (full + 1, proof.entries());
-            return Err(Damage::lost_entries(self.checksum_file(), recorded, found));
-        };
-        if !self.known {
-            self.crcs = proof.chunks.iter().map(|chunk| chunk.crc).collect();
-            let stretches = proof.chunks.iter().chain([&closing]).filter_map(|entry| entry.stretch);
-            stretches.for_each(|stretch| self.index.restore(stretch));
-            self.rest_crc = closing.crc;
-            self.disk_rest_crc = closing.crc;
-            self.proven_closing = Some(closing.closing());
-            self.known = true;
+    /// Takes in the side file of a segment that was settled; what of it is lost is marked.
+    pub(super) fn learn(&mut self, found: &Salvaged) {
+        self.marks.looked_at();
+        if self.known {
+            return;
         }
-        Ok(())
+        let rest = u32::try_from(self.bytes % CHUNK).expect("less than a chunk");
+        let (proof, lost) = found.fill(self.full_chunks() + 1, Some(rest));
+        let closing = proof.closing.expect("it is among those that are filled");
+        self.crcs = proof.chunks.iter().map(|chunk| chunk.crc).collect();
+        let stretches = proof.chunks.iter().chain([&closing]).filter_map(|entry| entry.stretch);
+        stretches.for_each(|stretch| self.index.restore(stretch));
+        self.rest_crc = closing.crc;
+        self.disk_rest_crc = closing.crc;
+        self.proven_closing = Some(closing.closing());
+        self.known = true;
+        self.lose(&lost, found.has_header);
+    }
+
+    /// These entries of the side file are not there.
+    pub(super) fn lose(&mut self, entries: &[usize], has_header: bool) {
+        for entry in entries {
+            self.marks.lose_entry(*entry);
+            // A closing entry may be for nothing, and then says nothing.
+            if (*entry as u64) * CHUNK < self.disk_bytes {
+                self.marks.forget_checksum(*entry);
+            }
+        }
+        if !has_header {
+            self.marks.lose_header();
+        }
+    }
+
+    /// What was recorded of a chunk is known again.
+    pub(super) fn find_again(&mut self, chunk: usize, entry: ChunkEntry) {
+        if self.marks.knows_checksum(chunk) {
+            return;
+        }
+        if let Some(crc) = self.crcs.get_mut(chunk) {
+            *crc = entry.crc;
+        } else {
+            assert_eq!(chunk, chunks_in(self.disk_bytes), "the last chunk of a segment that is closed");
+            (self.rest_crc, self.disk_rest_crc) = (entry.crc, entry.crc);
+            self.proven_closing = Some(entry.closing());
+        }
+        if let Some(stretch) = entry.stretch {
+            self.index.insert(stretch);
+        }
+        self.marks.learn_checksum(chunk);
     }
 
     pub(super) fn log_file(&self) -> FileName {
@@ -261,6 +299,30 @@ impl Segment {
         self.crcs[chunk]
     }
 
+    /// Takes over a checksum that nothing vouches for.
+    #[cfg(feature = "mutants")]
+    pub(super) fn believe(&mut self, chunk: usize, crc: u32) {
+        if let Some(known) = self.crcs.get_mut(chunk) {
+            *known = crc;
+        }
+    }
+
+    /// CRC of the bytes on disk behind the last full chunk there.
+    pub(super) fn disk_rest_crc(&self) -> u32 {
+        self.disk_rest_crc
+    }
+
+    /// Entries of the side file, as far as their batches were appended in this life of the process.
+    pub(super) fn recorded_entries(&self) -> usize {
+        let closed = self.proven_closing.is_some() && self.bytes == self.disk_bytes;
+        self.proven_chunks.min(self.full_chunks()) + usize::from(closed)
+    }
+
+    /// One of them.
+    pub(super) fn side_entry(&self, number: usize) -> ChunkEntry {
+        if number < self.proven_chunks { self.entry(number) } else { self.rest_entry(self.bytes, self.rest_crc) }
+    }
+
     /// What is recorded of a full chunk.
     fn entry(&self, chunk: usize) -> ChunkEntry {
         ChunkEntry { bytes: SEGMENT_CHUNK_BYTES as u32, crc: self.crcs[chunk], stretch: self.index.of_chunk(chunk) }
@@ -322,10 +384,16 @@ impl Segment {
         self.proven_chunks as u64 * CHUNK + self.proven_closing.map_or(0, |closing| u64::from(closing.bytes))
     }
 
+    /// Where the chunk begins that is damaged next, at or behind `from`; `u64::MAX` if none is known to be.
+    pub(super) fn sound_until(&self, from: u64) -> u64 {
+        self.marks.next_marked(chunks_in(from)).map_or(u64::MAX, |chunk| chunk as u64 * CHUNK)
+    }
+
     /// The CRCs that verify a read from `from` (on a chunk boundary) to `to` (on one, or the end of what is on disk).
     pub(super) fn checksums(&self, from: u64, to: u64) -> Vec<u32> {
         assert!(self.known, "the side file is read first");
         assert!(from.is_multiple_of(CHUNK) && from < to && to <= self.disk_bytes, "a read covers what is on disk");
+        assert!(self.sound_until(from) >= to, "damaged chunks are not read");
         let mut crcs = self.crcs[chunks_in(from)..chunks_in(to)].to_vec();
         if !to.is_multiple_of(CHUNK) {
             assert_eq!(to, self.disk_bytes, "a read ends with a chunk or with what is on disk");

@@ -10,7 +10,7 @@ use super::{
     Content,
     batch::{BatchHeader, batches},
     checksums::{ChunkEntry, ENTRY_FIELDS_BYTES},
-    content::ContentCrc,
+    content::{self, ContentCrc},
     file::{CHUNK, chunks_in},
 };
 use crate::{
@@ -246,6 +246,15 @@ impl LogImage {
         }
         self.content = Content { next_offset, bytes, ..self.content };
         Ok(())
+    }
+
+    /// The CRC of the bytes of the last segment behind its last full chunk, as it follows from that of everything.
+    pub(super) fn rest_crc(&self) -> u32 {
+        let tail = self.tail.concat();
+        let behind = &tail[self.overlap as usize..];
+        let on_disk = content::without_end(self.content.crc, crc32c::crc32c(behind), behind.len());
+        let rest = self.segments.last().map_or(0, |last| u64::from(last.bytes) % CHUNK);
+        self.content_crc.rest_of(on_disk, usize::try_from(rest).expect("less than a chunk"))
     }
 
     /// How many of the first segments nobody appends to or compares with any more: all that is known of them is in

@@ -55,6 +55,24 @@ impl Index {
         self.stretches.push(stretch);
     }
 
+    /// Adds what was found out of a chunk of which nothing was recorded.
+    pub(super) fn insert(&mut self, stretch: Stretch) {
+        let place = self.stretches.partition_point(|known| known.chunk() < stretch.chunk());
+        assert!(self.stretches.get(place).is_none_or(|known| known.chunk() != stretch.chunk()), "it is not known yet");
+        self.stretches.insert(place, stretch);
+    }
+
+    /// The last stretch before a chunk.
+    pub(super) fn before_chunk(&self, chunk: usize) -> Option<Stretch> {
+        let behind = self.stretches.partition_point(|stretch| stretch.chunk() < chunk);
+        self.stretches[..behind].last().copied()
+    }
+
+    /// The first stretch of a chunk or of one behind it.
+    pub(super) fn stretch_from(&self, chunk: usize) -> Option<Stretch> {
+        self.stretches.get(self.stretches.partition_point(|stretch| stretch.chunk() < chunk)).copied()
+    }
+
     /// What begins in a chunk of the file.
     pub(super) fn of_chunk(&self, chunk: usize) -> Option<Stretch> {
         let place = self.stretches.binary_search_by_key(&chunk, Stretch::chunk).ok()?;
@@ -63,7 +81,9 @@ impl Index {
 
     /// The first batch of the stretch in which the batch with `offset` begins.
     pub(super) fn at_or_before(&self, base: Offset, offset: Offset) -> Entry {
-        self.stretches[self.stretch_of(base, offset)].entry(base)
+        let behind = self.stretches.partition_point(|stretch| base.0 + i64::from(stretch.offset_delta) <= offset.0);
+        // A segment begins with a batch, whether that is recorded or lost.
+        self.stretches[..behind].last().map_or(Entry { offset: base, place: 0 }, |stretch| stretch.entry(base))
     }
 
     /// Where to begin looking for the first batch that ends behind `from` and has a timestamp of at least
@@ -75,7 +95,6 @@ impl Index {
 
     fn stretch_of(&self, base: Offset, offset: Offset) -> usize {
         let behind = self.stretches.partition_point(|stretch| base.0 + i64::from(stretch.offset_delta) <= offset.0);
-        // An offset below the first batch (a gap before it) is looked for from the first batch on.
         behind.saturating_sub(1)
     }
 }

@@ -11,17 +11,23 @@
 mod ahead;
 mod batch;
 mod checksums;
+mod chunks;
 mod content;
 mod damage;
 mod file;
 mod image;
 mod index;
+mod marks;
+mod mending;
 mod operations;
 mod position;
 mod pressure;
 mod read;
+mod rebuild;
 mod recovery;
 mod removal;
+mod repair;
+mod scrub;
 mod selection;
 mod tail;
 mod verify;
@@ -34,6 +40,7 @@ use kauri_protocol::records::HEADER_BYTES;
 
 pub use self::{
     ahead::AheadError,
+    chunks::{ChunkPlan, ChunkRead, ServePlan, Serving},
     content::Content,
     damage::{Damage, DamageKind, ReadError, RecoveryError},
     image::{LogImage, LogImageError},
@@ -41,6 +48,8 @@ pub use self::{
     read::ReadPlan,
     recovery::LogRecovery,
     removal::Removal,
+    repair::{Look, Mended, Want},
+    scrub::{ScrubCursor, ScrubPlan, Scrubbed, SegmentDigest},
     selection::Batches,
     verify::SegmentCheck,
 };
@@ -49,8 +58,10 @@ use self::{
     batch::BatchHeader,
     content::ContentCrc,
     file::{Segment, chunks_in},
+    mending::Mending,
     position::Position,
     read::{Goal, Scan},
+    rebuild::Rebuild,
     recovery::ProvenSegment,
     selection::{Allowance, Selection},
     tail::{Arrival, Tail},
@@ -115,6 +126,8 @@ pub enum ReadResult {
     Empty,
     /// Below the log start offset, or above the next offset.
     OutOfRange,
+    /// On disk, and known to be damaged: to be tried again when it is repaired.
+    Damaged,
 }
 
 /// Why the batch in which a write ended is in memory.
@@ -131,6 +144,9 @@ pub struct PartitionLog {
     proven: VecDeque<ProvenSegment>,
     tail: Tail,
     writeback: Writeback,
+    mending: Mending,
+    /// Of lost entries of a side file.
+    rebuild: Option<Rebuild>,
     /// Plans that were not given back.
     reads: usize,
     log_start: Offset,
@@ -190,6 +206,8 @@ impl PartitionLog {
             tail: Tail::default(),
             writeback: Writeback::new(&settings, synced, has_files),
             proven,
+            mending: Mending::default(),
+            rebuild: None,
             reads: 0,
             log_start: image.log_start,
             next_offset: image.next_offset,
@@ -382,11 +400,17 @@ impl PartitionLog {
     /// Starts a write of about `budget` bytes unless one is under way, and whatever follows earlier writes (which
     /// needs no budget). Returns the bytes of the write.
     pub fn poll(&mut self, budget: usize, effects: &mut Effects, ids: &mut OperationIds) -> u64 {
-        self.writeback.poll(&self.segments, &mut self.tail, budget, effects, ids)
+        let bytes = self.writeback.poll(&self.segments, &mut self.tail, budget, effects, ids);
+        self.mending.poll(self.settings.group, &self.segments, effects, ids);
+        bytes
     }
 
     /// Returns false if the operation is not this log's.
     pub fn handle(&mut self, id: OperationId, result: Result<DiskOutput, DiskError>) -> Result<bool, Exit> {
+        if self.mending.owns(id) {
+            self.mending.handle(&mut self.segments, id, result)?;
+            return Ok(true);
+        }
         self.writeback.handle(&mut self.segments, id, result)
     }
 
@@ -452,14 +476,29 @@ impl PartitionLog {
             self.tail.select(from, &mut selection);
             return ReadResult::Ready(selection.finish());
         }
-        let segment = &self.segments[self.segment_of(from)];
+        let number = self.segment_of(from);
+        let segment = &self.segments[number];
         let goal = Goal::Batches(allowance);
-        self.reads += 1;
         if !segment.known {
-            return ReadResult::NeedsDisk(ReadPlan::of_side_file(segment, from, goal));
+            return self.plan_side_file(number, from, goal);
         }
         let entry = segment.index.at_or_before(segment.base, from);
-        ReadResult::NeedsDisk(ReadPlan::new(segment, entry.place, 0, from, goal))
+        self.plan(number, entry.place, 0, from, goal)
+    }
+
+    fn plan_side_file(&mut self, segment: usize, from: Offset, goal: Goal) -> ReadResult {
+        self.reads += 1;
+        ReadResult::NeedsDisk(ReadPlan::of_side_file(&self.segments[segment], from, goal))
+    }
+
+    fn plan(&mut self, segment: usize, place: u64, needed: usize, from: Offset, goal: Goal) -> ReadResult {
+        match ReadPlan::new(&self.segments[segment], place, needed, from, goal) {
+            Some(plan) => {
+                self.reads += 1;
+                ReadResult::NeedsDisk(plan)
+            }
+            None => ReadResult::Damaged,
+        }
     }
 
     fn look_for_timestamp(&mut self, from: Offset, timestamp: i64, upper: Offset) -> ReadResult {
@@ -467,25 +506,28 @@ impl PartitionLog {
             return ReadResult::Empty;
         }
         let goal = Goal::Timestamp { timestamp, upper };
-        let later = self.segments[self.segment_of(from)..].iter().take_while(|segment| segment.base < upper);
-        let mut candidates = later.filter(|segment| segment.max_timestamp.is_some_and(|(most, _)| most >= timestamp));
-        let candidate = candidates.find_map(|segment| {
+        let later = self.segments.iter().enumerate().skip(self.segment_of(from));
+        let later = later.take_while(|(_, segment)| segment.base < upper);
+        let mut candidates =
+            later.filter(|(_, segment)| segment.max_timestamp.is_some_and(|(most, _)| most >= timestamp));
+        let candidate = candidates.find_map(|(number, segment)| {
             let entry = segment.known.then(|| segment.index.timestamp(segment.base, from, timestamp));
             // Of a segment that is not known it takes a read to say.
-            entry.is_none_or(|entry| entry.is_some()).then(|| (segment, entry.flatten()))
+            let is_certain = segment.marks.first_unknown().is_none();
+            (!is_certain || entry.is_none_or(|entry| entry.is_some())).then(|| (number, entry.flatten(), is_certain))
         });
-        let Some((segment, entry)) = candidate else { return ReadResult::Empty };
-        let Some(entry) = entry else {
-            self.reads += 1;
-            return ReadResult::NeedsDisk(ReadPlan::of_side_file(segment, from, goal));
-        };
+        let Some((number, entry, is_certain)) = candidate else { return ReadResult::Empty };
+        if !is_certain {
+            // The timestamps of some of its batches are lost.
+            return ReadResult::Damaged;
+        }
+        let Some(entry) = entry else { return self.plan_side_file(number, from, goal) };
         let from = from.max(entry.offset);
         if from >= upper {
             return ReadResult::Empty;
         }
         if self.tail.first_offset().is_none_or(|first| from < first) {
-            self.reads += 1;
-            return ReadResult::NeedsDisk(ReadPlan::new(segment, entry.place, 0, from, goal));
+            return self.plan(number, entry.place, 0, from, goal);
         }
         let Some(offset) = self.tail.find_timestamp(from, upper, timestamp) else { return ReadResult::Empty };
         let mut selection = Selection::new(Allowance::one_batch(upper));
@@ -505,12 +547,13 @@ impl PartitionLog {
         plan: ReadPlan,
         result: Result<DiskOutput, DiskError>,
     ) -> Result<ReadResult, ReadError> {
-        self.cancel(&plan);
-        match plan.scan(result)? {
+        self.given_back(plan.file);
+        let scanned = plan.scan(result).inspect_err(|error| self.mark_unread(&plan, error))?;
+        match scanned {
             Scan::Found(batches) => Ok(ReadResult::Ready(batches)),
-            Scan::Learnt(proof) => {
+            Scan::Learnt(found) => {
                 let segment = self.segment_of(plan.base);
-                self.segments[segment].learn(&proof)?;
+                self.segments[segment].learn(&found);
                 Ok(self.look_for(plan.from, plan.goal))
             }
             Scan::Passed { next } => Ok(self.look_for(next, plan.goal)),
@@ -518,30 +561,30 @@ impl PartitionLog {
                 Ok(self.look_for(next, plan.goal))
             }
             Scan::Short { place, needed, next } => {
-                let segment = &self.segments[self.segment_of(plan.base)];
+                let number = self.segment_of(plan.base);
+                let segment = &self.segments[number];
                 assert_eq!(segment.base, plan.base, "a segment stays while it is read");
                 if place + needed as u64 > segment.disk_bytes {
                     return Err(plan.no_batch(place).into());
                 }
-                self.reads += 1;
-                Ok(ReadResult::NeedsDisk(ReadPlan::new(segment, place, needed, next, plan.goal)))
+                Ok(self.plan(number, place, needed, next, plan.goal))
             }
         }
     }
 
     /// Gives back a plan whose read was not carried out, or whose result nobody wants.
     pub fn cancel_read(&mut self, plan: ReadPlan) {
-        self.cancel(&plan);
+        self.given_back(plan.file);
     }
 
-    fn cancel(&mut self, plan: &ReadPlan) {
-        assert_eq!(plan.file.directory(), Directory::Group(self.settings.group), "a plan returns to its log");
+    fn given_back(&mut self, file: FileName) {
+        assert_eq!(file.directory(), Directory::Group(self.settings.group), "a plan returns to its log");
         self.reads = self.reads.checked_sub(1).expect("every plan is given back once");
     }
 
     /// Ends the partition: removes its files once everything that uses them is over.
     pub fn remove(self) -> Removal {
-        Removal::after(self.settings.group, self.writeback, self.reads)
+        Removal::after(self.settings.group, self.writeback, self.mending, self.reads)
     }
 }
 

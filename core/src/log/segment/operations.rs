@@ -45,6 +45,10 @@ impl Operations {
         Some(self.0.swap_remove(place))
     }
 
+    pub(super) fn holds(&self, id: OperationId) -> bool {
+        self.0.iter().any(|operation| operation.id == id)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

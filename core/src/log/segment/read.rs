@@ -4,12 +4,14 @@
 //! verify every byte of it before one is looked at. Its size is bounded by [`FETCH_READ_BYTES`] or by the one batch it
 //! is for. Nothing here touches the partition: a plan carries all it needs, and the log may change meanwhile.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use kauri_protocol::records::HEADER_BYTES;
 
 use super::{
     batch::BatchHeader,
-    checksums::{self, Proof},
+    checksums::{self, Salvaged},
     damage::{Damage, DamageKind, ReadError},
     file::{CHUNK, Segment, chunks_in},
     selection::{Allowance, Batches, Selection},
@@ -60,7 +62,7 @@ pub(super) enum Goal {
 pub(super) enum Scan {
     Found(Batches),
     /// What the side file says.
-    Learnt(Proof),
+    Learnt(Salvaged),
     /// No batch in these bytes; `next` is the offset behind them.
     Passed {
         next: Offset,
@@ -75,15 +77,20 @@ pub(super) enum Scan {
 }
 
 impl ReadPlan {
-    /// A read of `segment` from the batch at `place` on; at least `needed` bytes of it.
-    pub(super) fn new(segment: &Segment, place: u64, needed: usize, from: Offset, goal: Goal) -> Self {
+    /// A read of `segment` from the batch at `place` on; at least `needed` bytes of it. `None` if these are damaged.
+    pub(super) fn new(segment: &Segment, place: u64, needed: usize, from: Offset, goal: Goal) -> Option<Self> {
         let wanted = match goal {
             Goal::Batches(allowance) => allowance.max_bytes.min(FETCH_READ_BYTES).max(needed),
             Goal::Timestamp { .. } => needed,
         };
         let offset = place / CHUNK * CHUNK;
         let end = (place + wanted.max(1) as u64).next_multiple_of(CHUNK).min(segment.disk_bytes);
-        Self {
+        let sound = segment.sound_until(offset);
+        if sound < place + needed.max(1) as u64 {
+            return None;
+        }
+        let end = end.min(sound);
+        Some(Self {
             file: segment.log_file(),
             group: segment.group,
             base: segment.base,
@@ -92,7 +99,7 @@ impl ReadPlan {
             content: Content::Batches { checksums: segment.checksums(offset, end), scan_from: place },
             from,
             goal,
-        }
+        })
     }
 
     /// A read of the side file of a segment of which nothing is known yet.
@@ -109,6 +116,11 @@ impl ReadPlan {
         }
     }
 
+    /// A read of the side file of a segment, for what it says and nothing else.
+    pub(super) fn to_learn(segment: &Segment) -> Self {
+        Self::of_side_file(segment, segment.base, Goal::Batches(Allowance::one_batch(segment.base)))
+    }
+
     /// The operation to carry out.
     pub fn action(&self) -> DiskAction {
         DiskAction::Read { file: self.file, offset: self.offset, length: self.length }
@@ -119,7 +131,27 @@ impl ReadPlan {
         self.length
     }
 
+    /// Chunks of the segment that are read.
+    pub(super) fn chunks(&self) -> Range<usize> {
+        chunks_in(self.offset)..chunks_in(self.offset + self.length as u64 + CHUNK - 1)
+    }
+
+    /// Whether it is a read of a side file.
+    pub(super) fn is_of_side_file(&self) -> bool {
+        matches!(self.content, Content::SideFile)
+    }
+
     pub(super) fn scan(&self, result: Result<DiskOutput, DiskError>) -> Result<Scan, ReadError> {
+        if self.is_of_side_file() {
+            // What cannot be read, or is not there, is as lost as what is damaged.
+            let bytes = match result {
+                Ok(DiskOutput::Read(bytes)) => bytes,
+                Ok(DiskOutput::Done | DiskOutput::List(_)) => unreachable!("a read returns bytes"),
+                Err(_) => Bytes::new(),
+            };
+            let salvaged = checksums::salvage(self.group, self.base, &bytes);
+            return Ok(Scan::Learnt(salvaged.map_err(|kind| Damage::whole(self.file, kind))?));
+        }
         let bytes = match result {
             Ok(DiskOutput::Read(bytes)) => bytes,
             Ok(DiskOutput::Done | DiskOutput::List(_)) => unreachable!("a read returns bytes"),
@@ -131,10 +163,7 @@ impl ReadPlan {
         }
         let (checksums, scan_from) = match &self.content {
             Content::Batches { checksums, scan_from } => (checksums, scan_from),
-            Content::SideFile => {
-                let proof = checksums::decode(self.group, self.base, &bytes);
-                return Ok(Scan::Learnt(proof.map_err(|error| Damage::side_file(self.file, error))?));
-            }
+            Content::SideFile => unreachable!("told apart above"),
         };
         self.verify(&bytes, checksums)?;
         let first = usize::try_from(scan_from - self.offset).expect("inside the first chunk");

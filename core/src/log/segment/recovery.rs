@@ -1,17 +1,20 @@
 //! Finds out, at start-up, what of a partition's segments is proven, and cuts the rest.
 //!
 //! Two things prove bytes: the image that the log is restored from, and the side files, which may know more. Image and
-//! write-ahead log lead to every applied batch again, so nothing that is cut is lost; but only what nothing proves is
-//! cut, and anything that contradicts a proof is damage. No segment data is read, and no side file of a segment that is
+//! write-ahead log lead to every applied batch again, so nothing that is cut is lost. What the image names stays: damage
+//! in it is marked, to be repaired while the log is in use. What only side files know of is written again if anything of
+//! it is damaged. What contradicts an image is refused. No segment data is read, and no side file of a segment that is
 //! complete: a start costs a listing and one read per partition. [`decide`] is the whole policy, without effects.
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::{
     LogSettings, PartitionLog,
-    checksums::{self, Proof},
+    checksums::{self, Proof, Salvaged},
     damage::{Damage, DamageKind, RecoveryError},
-    file::{Segment, chunks_in},
+    file::{CHUNK, Segment, chunks_in},
     image::{LogImage, SegmentImage},
     operations::Operations,
     position::Position,
@@ -52,7 +55,14 @@ struct Found {
     base: Offset,
     log_bytes: Option<u64>,
     checksum_bytes: Option<u64>,
-    proof: Proof,
+    side: Salvaged,
+}
+
+impl Found {
+    /// Nothing of a segment is there.
+    fn nothing(base: Offset) -> Self {
+        Self { base, log_bytes: None, checksum_bytes: None, side: Salvaged::default() }
+    }
 }
 
 /// A segment whose bytes, as far as its proof goes, need not be written again.
@@ -82,17 +92,10 @@ struct Decision {
 
 impl Decision {
     /// A file of which so many bytes are proven.
-    fn cut(&mut self, file: FileName, found: Option<u64>, proven: u64) -> Result<(), Damage> {
-        match found {
-            None => return Err(Damage::whole(file, DamageKind::Missing)),
-            Some(bytes) if bytes < proven => {
-                let kind = DamageKind::Short { proven };
-                return Err(Damage { file, offset: bytes, bytes: proven - bytes, kind });
-            }
-            Some(bytes) if bytes > proven => self.truncate.push((file, proven)),
-            Some(_) => {}
+    fn cut(&mut self, file: FileName, found: Option<u64>, proven: u64) {
+        if found.is_some_and(|bytes| bytes > proven) {
+            self.truncate.push((file, proven));
         }
-        Ok(())
     }
 }
 
@@ -146,7 +149,8 @@ impl LogRecovery {
 
     fn read(&mut self, number: usize, effects: &mut Effects, ids: &mut OperationIds) -> Stage {
         let found = &self.found[number];
-        let length = usize::try_from(found.checksum_bytes.unwrap_or(0)).expect("checked against its largest length");
+        let bytes = found.checksum_bytes.unwrap_or(0).min(checksums::FILE_BYTES_MAX);
+        let length = usize::try_from(bytes).expect("a side file has a largest length");
         let file = self.file(found.base, SegmentFile::Checksums);
         self.operations.start(DiskAction::Read { file, offset: 0, length }, effects, ids);
         Stage::Reading(number)
@@ -165,26 +169,27 @@ impl LogRecovery {
     /// Returns false if the operation is not one of these.
     pub fn handle(&mut self, id: OperationId, result: Result<DiskOutput, DiskError>) -> Result<bool, RecoveryError> {
         let Some(operation) = self.operations.take(id) else { return Ok(false) };
+        if let Stage::Reading(number) = self.stage {
+            // What cannot be read is as lost as what is damaged.
+            let bytes = match result {
+                Ok(DiskOutput::Read(bytes)) => bytes,
+                Ok(DiskOutput::Done | DiskOutput::List(_)) => unreachable!("a read returns bytes"),
+                Err(_) => Bytes::new(),
+            };
+            let base = self.found[number].base;
+            let file = self.file(base, SegmentFile::Checksums);
+            self.found[number].side =
+                checksums::salvage(self.settings.group, base, &bytes).map_err(|kind| Damage::whole(file, kind))?;
+            self.next_read(number + 1)?;
+            return Ok(true);
+        }
         match operation.check(result).map_err(RecoveryError::Disk)? {
             DiskOutput::Done => {}
             DiskOutput::List(files) => {
                 self.found = by_segment(files);
                 self.next_read(0)?;
             }
-            DiskOutput::Read(bytes) => {
-                let Stage::Reading(number) = self.stage else { unreachable!("a read is in flight") };
-                let group = self.settings.group;
-                let base = self.found[number].base;
-                let file = self.file(base, SegmentFile::Checksums);
-                if bytes.len() as u64 != self.found[number].checksum_bytes.unwrap_or(0) {
-                    let missing = self.found[number].checksum_bytes.unwrap_or(0).saturating_sub(bytes.len() as u64);
-                    let kind = DamageKind::ReadShort;
-                    return Err(Damage { file, offset: bytes.len() as u64, bytes: missing, kind }.into());
-                }
-                self.found[number].proof =
-                    checksums::decode(group, base, &bytes).map_err(|error| Damage::side_file(file, error))?;
-                self.next_read(number + 1)?;
-            }
+            DiskOutput::Read(_) => unreachable!("no read is in flight"),
         }
         Ok(true)
     }
@@ -197,15 +202,7 @@ impl LogRecovery {
             found.checksum_bytes.is_some_and(|bytes| bytes > 0) && !is_settled
         });
         self.stage = match next {
-            Some(skipped) => {
-                let found = &self.found[number + skipped];
-                if found.checksum_bytes > Some(checksums::FILE_BYTES_MAX) {
-                    let file = self.file(found.base, SegmentFile::Checksums);
-                    let kind = DamageKind::ChecksumLength;
-                    return Err(Damage::whole(file, kind));
-                }
-                Stage::Reading(number + skipped)
-            }
+            Some(skipped) => Stage::Reading(number + skipped),
             None => Stage::Decided(decide(&self.settings, &self.image, std::mem::take(&mut self.found))?),
         };
         Ok(())
@@ -221,12 +218,7 @@ fn by_segment(files: Vec<(FileName, u64)>) -> VecDeque<Found> {
     let mut segments = std::collections::BTreeMap::<Offset, Found>::new();
     for (file, bytes) in files {
         let FileName::Segment { base, kind, .. } = file else { continue };
-        let found = segments.entry(base).or_insert_with(|| Found {
-            base,
-            log_bytes: None,
-            checksum_bytes: None,
-            proof: Proof::default(),
-        });
+        let found = segments.entry(base).or_insert_with(|| Found::nothing(base));
         match kind {
             SegmentFile::Log => found.log_bytes = Some(bytes),
             SegmentFile::Checksums => found.checksum_bytes = Some(bytes),
@@ -242,68 +234,34 @@ fn decide(settings: &LogSettings, image: &LogImage, found: VecDeque<Found>) -> R
     let mut start = Position(0);
     let mut complete = true;
     let mut newest = None;
-    let settled = image.settled();
-    for found in found {
-        let file = |kind| FileName::Segment { group: settings.group, base: found.base, kind };
-        let (log, checksums) = (file(SegmentFile::Log), file(SegmentFile::Checksums));
-        let named = known.next_if(|segment| segment.base == found.base);
-        if let Some(missing) = known.peek().filter(|segment| segment.base < found.base) {
-            return Err(missing_segment(settings, missing));
-        }
-        if let Some(named) = named.filter(|_| decision.kept.restored.len() < settled) {
-            // Nothing but lengths is looked at; whoever reads the segment reads its side file first.
-            let next_offset = known.peek().map_or(image.next_offset, |next| next.base);
-            let segment = Segment::settled(settings.group, named, start, next_offset);
-            if let Some(short) = found.checksum_bytes.filter(|bytes| *bytes < segment.side_file_bytes()) {
-                let recorded = chunks_in(segment.bytes) + 1;
-                return Err(Damage::lost_entries(checksums, recorded, checksums::entries_in(short)));
+    for found in with_missing(image, found) {
+        let Some(named) = known.next_if(|segment| segment.base == found.base) else {
+            if known.peek().is_some() && found.side.entries.iter().any(Option::is_some) {
+                let file = FileName::Segment { group: settings.group, base: found.base, kind: SegmentFile::Log };
+                return Err(Damage::whole(file, DamageKind::SegmentUnknown));
             }
-            decision.cut(log, found.log_bytes, segment.bytes)?;
-            decision.cut(checksums, found.checksum_bytes, segment.side_file_bytes())?;
-            start = segment.end();
-            decision.kept.restored.push(segment);
+            let waits = known.peek().is_some();
+            complete = decision.keep_unnamed(settings, found, complete, &mut newest) || waits && complete;
             continue;
-        }
-        let entries = found.proof.entries();
-        if entries > 0 && !complete {
-            return Err(Damage::entry(checksums, 0, DamageKind::ChecksumOrder));
-        }
-        if named.is_none() && entries == 0 {
-            // Nothing is proven: whatever is there is written again, if the write-ahead log leads to it.
-            decision.remove.extend(found.log_bytes.map(|_| log));
-            decision.remove.extend(found.checksum_bytes.map(|_| checksums));
-            complete &= known.peek().is_some();
-            continue;
-        }
-        if named.is_none() && known.peek().is_some() {
-            return Err(Damage::whole(log, DamageKind::SegmentUnknown));
-        }
-        if let Some(named) = named {
-            check_image(named, known.peek().is_none(), &found, checksums)?;
-        }
-        let proven = found.proof.segment_bytes().max(named.map_or(0, |named| u64::from(named.bytes)));
-        decision.cut(log, found.log_bytes, proven)?;
-        let recorded = named.map_or(0, |named| named.proven_chunks as usize + usize::from(named.closed));
-        if found.checksum_bytes > Some(found.proof.file_bytes()) {
-            decision.truncate.push((checksums, found.proof.file_bytes()));
-            decision.sync.push(checksums);
-        }
-        if entries > recorded {
-            newest = Some(checksums);
-        }
-        complete = found.proof.closing.is_some();
-        match named {
-            Some(named) => {
-                let next_offset = known.peek().map_or(image.next_offset, |next| next.base);
-                let segment = Segment::restored(settings.group, named, start, next_offset, found.proof);
-                start = segment.end();
-                decision.kept.restored.push(segment);
-            }
-            None => decision.kept.proven.push_back(ProvenSegment { base: found.base, proof: found.proof }),
-        }
-    }
-    if let Some(missing) = known.next() {
-        return Err(missing_segment(settings, missing));
+        };
+        let next_offset = known.peek().map_or(image.next_offset, |next| next.base);
+        let mut segment = if decision.kept.restored.len() < image.settled() {
+            decision.keep_settled(settings, named, start, next_offset, &found)
+        } else {
+            let (segment, is_closed) =
+                decision.keep_named(settings, image, named, (start, next_offset), &found, &mut newest)?;
+            complete = is_closed;
+            segment
+        };
+        // What the file lacks is damaged like any other bytes.
+        let there = chunks_in(found.log_bytes.unwrap_or(0));
+        (there..segment.disk_chunks()).filter(|_| found.log_bytes.unwrap_or(0) < segment.disk_bytes).for_each(
+            |chunk| {
+                segment.marks.damage(chunk);
+            },
+        );
+        start = segment.end();
+        decision.kept.restored.push(segment);
     }
     // After a crash of the process alone, the newest entries may not be on the disk yet, nor the cut: an entry of a
     // later segment, or in a place that was cut, must not become durable before them.
@@ -311,26 +269,114 @@ fn decide(settings: &LogSettings, image: &LogImage, found: VecDeque<Found>) -> R
     Ok(decision)
 }
 
-fn missing_segment(settings: &LogSettings, segment: &SegmentImage) -> Damage {
-    let file = FileName::Segment { group: settings.group, base: segment.base, kind: SegmentFile::Log };
-    Damage::whole(file, DamageKind::Missing)
+/// What was found, with what an image names and of which nothing is there.
+fn with_missing(image: &LogImage, found: VecDeque<Found>) -> Vec<Found> {
+    let mut all: Vec<Found> = found.into();
+    for named in &image.segments {
+        if let Err(place) = all.binary_search_by_key(&named.base, |found| found.base) {
+            all.insert(place, Found::nothing(named.base));
+        }
+    }
+    all
 }
 
-/// Whether the side file of a segment holds what the image says, and contradicts none of it.
-fn check_image(image: &SegmentImage, last: bool, found: &Found, file: FileName) -> Result<(), Damage> {
-    let proof = &found.proof;
-    let damage = |number, kind| Damage::entry(file, number, kind);
-    match found.checksum_bytes {
-        None => return Err(Damage::whole(file, DamageKind::Missing)),
-        Some(bytes) if bytes < checksums::entry_offset(0) => {
-            return Err(Damage::whole(file, DamageKind::ChecksumHeader));
+impl Decision {
+    /// A segment of the image that nobody appends to or compares with: nothing but lengths is looked at, and whoever
+    /// reads the segment reads its side file first.
+    fn keep_settled(
+        &mut self,
+        settings: &LogSettings,
+        named: &SegmentImage,
+        start: Position,
+        next_offset: Offset,
+        found: &Found,
+    ) -> Segment {
+        let mut segment = Segment::settled(settings.group, named, start, next_offset);
+        if found.checksum_bytes.is_none_or(|bytes| bytes < segment.side_file_bytes()) {
+            segment.marks.suspect();
         }
-        Some(_) => {}
+        self.cut(segment.log_file(), found.log_bytes, segment.bytes);
+        self.cut(segment.checksum_file(), found.checksum_bytes, segment.side_file_bytes());
+        segment
     }
-    let recorded = image.proven_chunks as usize + usize::from(image.closed);
-    if proof.entries() < recorded {
-        return Err(Damage::lost_entries(file, recorded, proof.entries()));
+
+    /// Another segment of the image; also whether its side file is complete.
+    fn keep_named(
+        &mut self,
+        settings: &LogSettings,
+        image: &LogImage,
+        named: &SegmentImage,
+        (start, next_offset): (Position, Offset),
+        found: &Found,
+        newest: &mut Option<FileName>,
+    ) -> Result<(Segment, bool), Damage> {
+        let file = |kind| FileName::Segment { group: settings.group, base: named.base, kind };
+        let (log, checksums) = (file(SegmentFile::Log), file(SegmentFile::Checksums));
+        let last = image.segments.last().is_some_and(|last| last.base == named.base);
+        let recorded = named.proven_chunks as usize + usize::from(named.closed);
+        let rest = u32::try_from(u64::from(named.bytes) % CHUNK).expect("less than a chunk");
+        let (mut proof, lost) = found.side.fill(recorded, named.closed.then_some(rest));
+        if let Some(closing) = proof.closing.as_mut().filter(|_| named.closed && last && lost.contains(&(recorded - 1)))
+        {
+            // The log's own checksum goes on from here, so it is needed at once.
+            closing.crc = image.rest_crc();
+        }
+        if proof.segment_bytes() > found.log_bytes.unwrap_or(0) {
+            // What the image does not name and is not there is written again.
+            let bytes = found.log_bytes.unwrap_or(0).max(u64::from(named.bytes));
+            proof.shorten(chunks_in(bytes), named.closed);
+        }
+        check_image(named, last, &proof, checksums)?;
+        let proven = proof.segment_bytes().max(u64::from(named.bytes));
+        self.cut(log, found.log_bytes, proven);
+        if found.checksum_bytes > Some(proof.file_bytes()) {
+            self.truncate.push((checksums, proof.file_bytes()));
+            self.sync.push(checksums);
+        }
+        if proof.entries() > recorded {
+            *newest = Some(checksums);
+        }
+        let is_closed = proof.closing.is_some();
+        let mut segment = Segment::restored(settings.group, named, start, next_offset, proof);
+        segment.lose(&lost, found.side.has_header);
+        Ok((segment, is_closed))
     }
+
+    /// A segment that the image does not know: what is sound from its beginning on is kept, and compared with what the
+    /// write-ahead log leads to; it is removed if that is nothing. Also whether its side file is complete.
+    fn keep_unnamed(
+        &mut self,
+        settings: &LogSettings,
+        found: Found,
+        complete: bool,
+        newest: &mut Option<FileName>,
+    ) -> bool {
+        let file = |kind| FileName::Segment { group: settings.group, base: found.base, kind };
+        let (log, checksums) = (file(SegmentFile::Log), file(SegmentFile::Checksums));
+        let (mut proof, _) = found.side.fill(0, None);
+        if proof.segment_bytes() > found.log_bytes.unwrap_or(0) {
+            proof.shorten(chunks_in(found.log_bytes.unwrap_or(0)), false);
+        }
+        if proof.entries() == 0 || !complete || !found.side.has_header {
+            self.remove.extend(found.log_bytes.map(|_| log));
+            self.remove.extend(found.checksum_bytes.map(|_| checksums));
+            return false;
+        }
+        self.cut(log, found.log_bytes, proof.segment_bytes());
+        if found.checksum_bytes > Some(proof.file_bytes()) {
+            self.truncate.push((checksums, proof.file_bytes()));
+            self.sync.push(checksums);
+        }
+        *newest = Some(checksums);
+        let is_closed = proof.closing.is_some();
+        self.kept.proven.push_back(ProvenSegment { base: found.base, proof });
+        is_closed
+    }
+}
+
+/// Whether what a side file proves contradicts what the image says.
+fn check_image(image: &SegmentImage, last: bool, proof: &Proof, file: FileName) -> Result<(), Damage> {
+    let damage = |number, kind| Damage::entry(file, number, kind);
     let full = chunks_in(u64::from(image.bytes));
     let first = image.proven_chunks as usize;
     for (place, entry) in image.entries.iter().enumerate().take(full - first) {

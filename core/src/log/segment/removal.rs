@@ -5,7 +5,14 @@
 //! repeated from that record, which is harmless, and the log is not recovered (half of its files may be gone). The
 //! empty directory stays.
 
-use super::{operations::Operations, read::ReadPlan, writeback::Writeback};
+use super::{
+    chunks::{ChunkPlan, ServePlan},
+    mending::Mending,
+    operations::Operations,
+    read::ReadPlan,
+    scrub::ScrubPlan,
+    writeback::Writeback,
+};
 use crate::{
     ids::{GroupId, OperationId},
     io::{Directory, DiskAction, DiskError, DiskOutput, Effects, Exit, FileName, OperationIds},
@@ -18,6 +25,7 @@ pub struct Removal {
     group: GroupId,
     /// Operations of the log that was removed.
     writeback: Option<Writeback>,
+    mending: Mending,
     reads: usize,
     stage: Stage,
     operations: Operations,
@@ -37,11 +45,18 @@ enum Stage {
 impl Removal {
     /// For a group without an open log: one whose deletion may have been interrupted by a crash.
     pub fn new(group: GroupId) -> Self {
-        Self { group, writeback: None, reads: 0, stage: Stage::Waiting, operations: Operations::default() }
+        Self {
+            group,
+            writeback: None,
+            mending: Mending::default(),
+            reads: 0,
+            stage: Stage::Waiting,
+            operations: Operations::default(),
+        }
     }
 
-    pub(super) fn after(group: GroupId, writeback: Writeback, reads: usize) -> Self {
-        Self { writeback: Some(writeback), reads, ..Self::new(group) }
+    pub(super) fn after(group: GroupId, writeback: Writeback, mending: Mending, reads: usize) -> Self {
+        Self { writeback: Some(writeback), mending, reads, ..Self::new(group) }
     }
 
     pub fn group(&self) -> GroupId {
@@ -60,7 +75,7 @@ impl Removal {
 
     fn is_waiting(&self) -> bool {
         matches!(self.stage, Stage::Waiting)
-            && (self.reads > 0 || self.writeback.as_ref().is_some_and(Writeback::in_flight))
+            && (self.reads > 0 || self.mending.in_flight() || self.writeback.as_ref().is_some_and(Writeback::in_flight))
     }
 
     /// The next stage, now that every operation of this one is over.
@@ -98,6 +113,10 @@ impl Removal {
             }
             return Ok(true);
         }
+        if self.mending.owns(id) {
+            self.mending.abandon(id, result)?;
+            return Ok(true);
+        }
         match &mut self.writeback {
             Some(writeback) => writeback.abandon(id, result),
             None => Ok(false),
@@ -106,7 +125,26 @@ impl Removal {
 
     /// A read that the removed log had planned is over, or will never be carried out.
     pub fn read_ended(&mut self, plan: ReadPlan) {
-        assert_eq!(plan.file.directory(), Directory::Group(self.group), "a plan returns to the log that made it");
+        self.ended(plan.file);
+    }
+
+    /// As [`Removal::read_ended`].
+    pub fn chunks_ended(&mut self, plan: ChunkPlan) {
+        self.ended(plan.file());
+    }
+
+    /// As [`Removal::read_ended`].
+    pub fn serve_ended(&mut self, plan: ServePlan) {
+        self.ended(plan.file());
+    }
+
+    /// As [`Removal::read_ended`].
+    pub fn scrub_ended(&mut self, plan: ScrubPlan) {
+        self.ended(plan.file());
+    }
+
+    fn ended(&mut self, file: FileName) {
+        assert_eq!(file.directory(), Directory::Group(self.group), "a plan returns to the log that made it");
         self.reads = self.reads.checked_sub(1).expect("every plan is given back once");
     }
 }

@@ -8,6 +8,7 @@ mod format;
 mod image;
 mod memory;
 mod reading;
+mod repair;
 mod restoring;
 mod writing;
 
@@ -172,6 +173,7 @@ impl World {
                 ReadResult::Ready(batches) => return Ok(Some(batches)),
                 ReadResult::Empty => return Ok(None),
                 ReadResult::OutOfRange => panic!("the offset is in range"),
+                ReadResult::Damaged => panic!("it is known to be damaged"),
                 ReadResult::NeedsDisk(plan) => {
                     let outcome = self.disk.read(plan.action());
                     result = self.log.complete_read(plan, outcome)?;
