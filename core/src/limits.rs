@@ -78,6 +78,8 @@ pub const CHECKPOINT_READ_BYTES: usize = 1 << 20;
 pub const IMAGE_INLINE_BYTES_MAX: usize = 1 << 20;
 /// Largest identity file.
 pub const IDENTITY_BYTES_MAX: usize = 64 << 10;
+/// What is made ahead for the next change of the identity file: enough for what it says of a cluster of many nodes.
+pub const IDENTITY_AHEAD_BYTES: usize = 4 << 10;
 
 /// What applied batches may hold of memory during a start, when clients and peers need none yet: so much may be replayed
 /// without a sync for each of thousands of small tails. Afterwards it goes back to [`SHARD_TAIL_BYTES_MAX`] as tails

@@ -3,7 +3,9 @@
 //! Owns the ids of this directory, the number of its starts, and what is known about the cluster's formation.
 //! Invariants: the number of a start is durable before anything else happens in it; the file is replaced as a whole
 //! (write beside it, sync, rename, sync the directory), so a crash leaves the old or the new one; a damaged file, one
-//! of another node, or data without a file is refused and never overwritten. Does not decide when a cluster forms.
+//! of another node, or data without a file is refused and never overwritten. The file beside it, `identity.new`, is made
+//! ahead of the change that needs it, in the room that the last one left, so that a node starts on a full disk, too.
+//! Does not decide when a cluster forms.
 
 use bytes::{Buf, BufMut, Bytes};
 
@@ -11,7 +13,7 @@ use super::wal::WalKey;
 use crate::{
     ids::{BootNumber, ClusterId, DirectoryId, NodeId, OperationId, Uuid},
     io::{Directory, DiskAction, DiskError, DiskOperation, DiskOutput, Effects, Exit, FileName, OperationIds},
-    limits::IDENTITY_BYTES_MAX,
+    limits::{IDENTITY_AHEAD_BYTES, IDENTITY_BYTES_MAX},
     rng::Stream,
 };
 
@@ -58,12 +60,15 @@ enum Step {
     /// There is no file: is there a WAL?
     List,
     Idle,
-    /// A leftover would show behind a shorter text.
-    RemoveOld,
     Write(Identity),
+    /// What was made ahead would show behind a shorter text.
+    Cut(Identity),
     Sync(Identity),
     Rename(Identity),
     SyncDirectory(Identity),
+    /// Room for the next change. Without it, that needs free room.
+    MakeAhead,
+    SyncAhead,
 }
 
 const MAGIC: [u8; 8] = *b"KauriIDN";
@@ -107,19 +112,25 @@ impl IdentityKeeper {
             return;
         }
         if matches!(self.step, Step::Idle) && self.durable != self.wanted {
-            self.step = Step::RemoveOld;
+            self.step = Step::Write(self.wanted.clone().expect("something is to be written"));
         }
         let action = match &self.step {
             Step::Idle => return,
             Step::Read => DiskAction::Read { file: FileName::Identity, offset: 0, length: IDENTITY_BYTES_MAX + 1 },
             Step::List => DiskAction::List { directory: Directory::Wal },
-            Step::RemoveOld => DiskAction::Remove { file: FileName::IdentityNew },
             Step::Write(identity) => {
                 let slices = vec![identity.encode()];
                 DiskAction::Write { file: FileName::IdentityNew, offset: 0, slices }
             }
-            Step::Sync(_) => DiskAction::Sync { file: FileName::IdentityNew },
+            Step::Cut(identity) => {
+                DiskAction::Truncate { file: FileName::IdentityNew, length: identity.encode().len() as u64 }
+            }
+            Step::Sync(_) | Step::SyncAhead => DiskAction::Sync { file: FileName::IdentityNew },
             Step::Rename(_) => DiskAction::Rename { from: FileName::IdentityNew, to: FileName::Identity },
+            Step::MakeAhead => {
+                let slices = vec![Bytes::from_static(&[0; IDENTITY_AHEAD_BYTES])];
+                DiskAction::Write { file: FileName::IdentityNew, offset: 0, slices }
+            }
             Step::SyncDirectory(_) => DiskAction::SyncDirectory { directory: Directory::Root },
         };
         let id = ids.next_id();
@@ -161,12 +172,12 @@ impl IdentityKeeper {
                 });
                 Step::Idle
             }
-            Step::RemoveOld => {
-                result.as_ref().map_err(failed("removal", FileName::IdentityNew))?;
-                Step::Write(self.wanted.clone().expect("something is to be written"))
-            }
             Step::Write(identity) => {
                 result.as_ref().map_err(failed("write", FileName::IdentityNew))?;
+                Step::Cut(identity)
+            }
+            Step::Cut(identity) => {
+                result.as_ref().map_err(failed("truncation", FileName::IdentityNew))?;
                 Step::Sync(identity)
             }
             Step::Sync(identity) => {
@@ -180,6 +191,15 @@ impl IdentityKeeper {
             Step::SyncDirectory(identity) => {
                 result.as_ref().map_err(failed("directory sync", FileName::Identity))?;
                 self.durable = Some(identity);
+                Step::MakeAhead
+            }
+            Step::MakeAhead | Step::SyncAhead if matches!(result, Err(DiskError::Full)) => Step::Idle,
+            Step::MakeAhead => {
+                result.as_ref().map_err(failed("write", FileName::IdentityNew))?;
+                Step::SyncAhead
+            }
+            Step::SyncAhead => {
+                result.as_ref().map_err(failed("sync", FileName::IdentityNew))?;
                 Step::Idle
             }
             Step::Idle => panic!("no operation is under way"),

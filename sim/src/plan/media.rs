@@ -48,7 +48,7 @@ impl MediaKind {
     ];
 
     /// Kinds that the product is to survive today. Add one here when it does.
-    pub const DRAWN: [Self; 2] = [Self::EntryRot, Self::SegmentRot];
+    pub const DRAWN: [Self; 3] = [Self::FullDisk, Self::EntryRot, Self::SegmentRot];
 
     pub fn name(self) -> &'static str {
         match self {

@@ -221,7 +221,7 @@ impl Disk {
         self.changes
     }
 
-    fn used(&self) -> usize {
+    pub(super) fn used(&self) -> usize {
         self.names.values().map(|node| self.bytes[*node].len()).sum()
     }
 

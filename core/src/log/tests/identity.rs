@@ -69,7 +69,7 @@ fn a_crash_at_every_operation_leaves_the_old_identity_or_the_new_one() {
     let cluster = ClusterId(Uuid([9; 16]));
     for mode in MODES {
         for seed in 0..20 {
-            for operations in 0..16 {
+            for operations in 0..18 {
                 let mut random = Stream::new(seed, NODE, "power", operations);
                 let mut disk = Disk::default();
                 let before = started(&mut disk, 1).identity().cloned().unwrap();
@@ -97,11 +97,27 @@ fn nothing_is_known_before_the_start_is_durable() {
     let mut disk = Disk::default();
     started(&mut disk, 1);
     for operations in 0.. {
+        let mut disk = disk.clone();
         let mut start = Start::new(NODE, 2, operations);
-        if start.settle(&mut disk.clone()).unwrap().is_ok() {
+        let is_over = start.settle(&mut disk).unwrap().is_ok();
+        let is_known = start.keeper.identity().is_some();
+        disk.cut_power(Mode::None, &mut Stream::new(1, NODE, "power", 0));
+        let next = started(&mut disk, 3).identity().cloned().unwrap();
+        assert!(!is_known || next.boot == BootNumber(3), "after {operations} operations");
+        if is_over {
+            assert!(is_known);
             break;
         }
-        assert_eq!(start.keeper.identity(), None, "after {operations} operations");
+    }
+}
+
+#[test]
+fn a_full_disk_has_room_to_count_starts() {
+    let mut disk = Disk::default();
+    started(&mut disk, 1);
+    disk.capacity = Some(disk.used());
+    for boot in 2..5 {
+        assert_eq!(started(&mut disk, boot).identity().unwrap().boot, BootNumber(boot));
     }
 }
 
