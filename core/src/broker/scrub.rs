@@ -50,6 +50,10 @@ pub(super) struct Scrub {
     stage: Stage,
     /// The next read begins at this time at the earliest.
     begin_at: Monotonic,
+    /// The groups before this one, with which the round began, come last.
+    before_first: Option<GroupId>,
+    /// The round ends before this group.
+    end: Option<GroupId>,
     /// A read of a segment is under way.
     reading: bool,
     comparison: Option<Comparison>,
@@ -94,6 +98,8 @@ impl Scrub {
             interval,
             stage: Stage::Resting,
             begin_at: now + SCRUB_FIRST_AFTER.min(interval),
+            before_first: None,
+            end: None,
             reading: false,
             comparison: None,
             random,
@@ -148,7 +154,7 @@ impl Broker {
                 // Wherever the last process stopped: all groups get their turn, however often it starts.
                 let groups: Vec<GroupId> = self.replicas.keys().copied().collect();
                 let first = groups.get(self.scrub.random.below(groups.len().max(1) as u64) as usize).copied();
-                let first = if self.scrub.counts.rounds == 0 { first } else { None };
+                self.scrub.before_first = first;
                 self.walk(now, first.unwrap_or_default(), ScrubCursor::default());
             }
             Stage::Segments(group, cursor) => self.walk(now, group, cursor),
@@ -160,9 +166,17 @@ impl Broker {
     fn walk(&mut self, now: Now, group: GroupId, mut cursor: ScrubCursor) {
         let mut from = group;
         loop {
-            let next = self.replicas.range_mut(from..).find_map(|(id, replica)| Some((*id, replica.partition_mut()?)));
+            let end = self.scrub.end.unwrap_or(GroupId(u64::MAX));
+            let mut rest = self.replicas.range_mut(from..end.max(from));
+            let next = rest.find_map(|(id, replica)| Some((*id, replica.partition_mut()?)));
             let Some((id, partition)) = next else {
-                return self.begin_checkpoint_walk(now);
+                let Some(first) = self.scrub.before_first.take() else {
+                    self.scrub.end = None;
+                    return self.begin_checkpoint_walk(now);
+                };
+                self.scrub.end = Some(first);
+                from = GroupId(0);
+                continue;
             };
             if id != group {
                 cursor = ScrubCursor::default();

@@ -162,6 +162,22 @@ fn damage_on_two_of_three_nodes_is_found_and_repaired() {
 }
 
 #[test]
+fn the_first_round_of_a_start_goes_through_all_partitions() {
+    let mut world = written(small);
+    let leader = world.run_until_led(GROUP);
+    world.create_topics(leader, &["a", "b", "c", "d", "e", "f", "g", "h"], 2, 3);
+    for start in 0..3 {
+        let victim = NodeId(2);
+        world.kill(victim);
+        world.start(victim);
+        world.flip(victim, 0, 100_000 * (start + 1));
+        world.run_until("the first round is over", |world| world.inspect(victim).scrub.rounds == 1);
+        world.run_until("everything is repaired", |world| world.inspect(victim).repairs.repaired == 1);
+        assert_eq!(world.inspect(victim).scrub.rounds, 1, "start {start}");
+    }
+}
+
+#[test]
 fn a_start_on_damaged_files_repairs_them() {
     let mut world = written(small);
     let victim = NodeId(2);
