@@ -76,6 +76,8 @@ pub const CHECKPOINTS_KEPT: usize = 2;
 pub const CHECKPOINT_READ_BYTES: usize = 1 << 20;
 /// The image of a state machine above this size gets a file of its own.
 pub const IMAGE_INLINE_BYTES_MAX: usize = 1 << 20;
+/// A start waits for so long until what its metadata log holds is committed and applied, before it takes requests.
+pub const METADATA_SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest identity file.
 pub const IDENTITY_BYTES_MAX: usize = 64 << 10;
 /// What is made ahead for the next change of the identity file: enough for what it says of a cluster of many nodes.

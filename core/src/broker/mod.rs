@@ -80,7 +80,7 @@ use self::{
 use crate::{
     api::{Event, FetchSessions},
     config::NodeConfig,
-    ids::{ClusterId, ConnectionId, GroupId, ImageVersion, NodeId, OperationId, ReplicaId, WriteNumber},
+    ids::{ClusterId, ConnectionId, GroupId, ImageVersion, LogIndex, NodeId, OperationId, ReplicaId, WriteNumber},
     io::{DiskError, DiskOutput, Effects, Exit, FileName, Input, Notice, OperationIds},
     limits,
     log::{
@@ -155,6 +155,9 @@ pub struct Broker {
     calls: Calls,
     registered: bool,
     register_at: Monotonic,
+    /// What the metadata log held at the start is not applied yet; nobody is told of topics before it is, or before this
+    /// time: perhaps there is no majority.
+    metadata_settles: Option<(LogIndex, Monotonic)>,
     producer_ids: ProducerIds,
     deadlines: Deadlines,
     watch: Watch,
@@ -209,6 +212,9 @@ impl Broker {
         let is_damaged = |replica: &&Replica| replica.partition().is_some_and(|partition| partition.log.is_damaged());
         let damaged = replicas.iter().filter(|(_, replica)| is_damaged(replica)).map(|(group, _)| *group).collect();
         let wal_full = wal.is_full();
+        let metadata_settles = replicas
+            .get(&GroupId::METADATA)
+            .map(|replica| (replica.group.last_index(), now.monotonic + limits::METADATA_SETTLE_TIMEOUT));
         let gone: BTreeSet<GroupId> = destroyed.iter().map(|(group, _)| *group).collect();
         let removals = Removals::new(gone.into_iter().filter(|group| !replicas.contains_key(group)));
         let stream = |purpose| Stream::new(config.seed, config.node, purpose, identity.boot.0);
@@ -250,6 +256,7 @@ impl Broker {
             calls: Calls::new(identity.directory, identity.boot),
             registered: false,
             register_at: now.monotonic,
+            metadata_settles,
             producer_ids: ProducerIds::default(),
             deadlines: Deadlines::default(),
             watch: Watch::default(),
@@ -345,6 +352,7 @@ impl Broker {
             self.advance_segment_repairs(now);
             self.advance_scrub(now);
             self.advance_metadata(now, effects);
+            self.settle_metadata(now);
             self.send_forward_answers(now);
             if self.dirty.is_empty() && self.peer_events.is_empty() && self.wal_events.is_empty() {
                 break;
@@ -449,6 +457,7 @@ impl Broker {
             self.transfers.next_deadline(),
             self.repairs.next_deadline(),
             self.segment_repairs.next_deadline(),
+            self.metadata_settles.map(|(_, until)| until),
             self.register_deadline(),
             self.scrub.next_deadline(),
         ]);
@@ -464,10 +473,24 @@ impl Broker {
         }
     }
 
-    /// Whether requests may be started: not before the first checkpoint of a start, and not by a node with a new disk
-    /// before it knows of the topics that there are.
+    /// A topic that was there before the start is there after it, though its entry was not known to be committed.
+    fn settle_metadata(&mut self, now: Now) {
+        let Some((last, until)) = self.metadata_settles else { return };
+        let is_behind = self.replicas.get(&GroupId::METADATA).is_some_and(|replica| {
+            // Another leader may have replaced what was never committed.
+            replica.group.applied() < last.min(replica.group.last_index())
+        });
+        if !is_behind || now.monotonic >= until {
+            self.metadata_settles = None;
+        }
+    }
+
+    /// Whether requests may be started: not before the first checkpoint of a start, nor before the metadata are what they
+    /// were, and not by a node with a new disk before it knows of the topics that there are.
     pub(crate) fn takes_requests(&self) -> bool {
-        self.checkpoints.has_begun() && (self.image.cluster().is_some() || !self.formation.is_replacement())
+        self.checkpoints.has_begun()
+            && self.metadata_settles.is_none()
+            && (self.image.cluster().is_some() || !self.formation.is_replacement())
     }
 
     pub(crate) fn image(&self) -> &MetadataImage {

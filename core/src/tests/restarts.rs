@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use kauri_protocol::{error::ErrorCode, records::Producer};
+use kauri_protocol::{
+    error::ErrorCode,
+    messages::{MetadataRequest, metadata::MetadataRequestTopic},
+    records::Producer,
+    wire::Str,
+};
 
 use super::{client::*, world::World};
 use crate::{
@@ -145,4 +150,24 @@ fn a_single_node_restarts_with_its_topics() {
         world.start(node);
     }
     assert_eq!(world.read_all(), ["x", "x", "x"]);
+}
+
+#[test]
+fn a_restarted_cluster_knows_its_topics_when_it_answers() {
+    let mut world = World::formed(3);
+    let response = world.create_topics(NodeId(1), &["fresh"], 1, 3);
+    assert_eq!(response.topics[0].error_code, ErrorCode::None);
+    let [first, second, third] = [1, 2, 3].map(NodeId);
+    [first, second, third].into_iter().for_each(|node| world.kill(node));
+    // The entry of the topic is in its log, but alone it cannot know that it was committed.
+    world.start(first);
+    let connection = world.connect(first);
+    let asked = MetadataRequestTopic { name: Some(Str::from("fresh")), ..Default::default() };
+    let request = MetadataRequest { topics: Some(vec![asked]), allow_auto_topic_creation: false, ..Default::default() };
+    world.send(connection, &request, 12);
+    world.run_for(Duration::from_secs(1));
+    world.start(second);
+    world.start(third);
+    let metadata = world.wait::<MetadataRequest>(connection);
+    assert_eq!(metadata.topics[0].error_code, ErrorCode::None);
 }
