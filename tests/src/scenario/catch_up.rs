@@ -91,7 +91,8 @@ pub(super) fn run(extent: Extent) {
     }
     let compared = compare_segments(&directories);
     println!("{} MiB of segments are equal on all nodes", compared >> 20);
-    assert!(compared >= bytes / 2, "most of what was written is in segments");
+    // What the log of a node still holds may not be in its segments yet.
+    assert!(compared > 0 && compared >= bytes.saturating_sub(BUDGET_BYTES), "what no log holds is in segments");
     for directory in &directories {
         let verified = Command::new(binary()).args(["log", "verify", "--data-dir"]).arg(directory).output();
         let verified = verified.expect("the binary runs");

@@ -38,6 +38,8 @@ const REPLICA_BYTES_MAX: u64 = 50 << 10;
 /// Processor time while nothing happens, of one processor.
 const IDLE_PERCENT_MAX: f64 = 25.0;
 const BATCH_BYTES: usize = 16 << 10;
+/// Bound of the batches of all partitions that a node keeps in memory for their readers.
+const HELD_BYTES_MAX: u64 = 64 << 20;
 /// A node is taken to have settled when it did little for so long.
 const SETTLE_WINDOW: Duration = Duration::from_secs(3);
 /// Partitions of one request.
@@ -74,10 +76,11 @@ pub(super) fn run(extent: Extent) {
     write(node, partitions);
     println!("{} KiB written to each partition in {:.2} s", BATCH_BYTES >> 10, wrote.elapsed().as_secs_f64());
     settle(node);
-    measure("with records", node, partitions, empty_node_bytes, idle);
+    // What was just written is still in memory, unless there is too much of it.
+    measure("with records", node, partitions, empty_node_bytes + held(partitions), idle);
     restarts("with records", node, partitions, 1);
     settle(node);
-    measure("after the last start", node, partitions, empty_node_bytes, idle);
+    measure("after the last start", node, partitions, empty_node_bytes + held(partitions), idle);
     let files = files_below(&node.data_directory.join("groups"));
     println!("{files} files of segments");
 
@@ -108,15 +111,20 @@ fn settle(node: &Node) {
     });
 }
 
-/// Memory and processor time of a node that has nothing to do.
-fn measure(what: &str, node: &Node, partitions: i32, empty_node_bytes: u64, time: Duration) {
+/// What a node may keep of batches that were written a moment ago.
+fn held(partitions: i32) -> u64 {
+    (u64::from(partitions.unsigned_abs()) * BATCH_BYTES as u64).min(HELD_BYTES_MAX)
+}
+
+/// Memory and processor time of a node that has nothing to do. `others`: bytes that are not for replicas.
+fn measure(what: &str, node: &Node, partitions: i32, others: u64, time: Duration) {
     let before = node.processor_time();
     let started = Instant::now();
     thread::sleep(time);
     let used = node.processor_time().saturating_sub(before);
     let percent = used.as_secs_f64() / started.elapsed().as_secs_f64() * 100.0;
     let bytes = node.memory_bytes();
-    let each = bytes.saturating_sub(empty_node_bytes) / u64::from(partitions.unsigned_abs());
+    let each = bytes.saturating_sub(others) / u64::from(partitions.unsigned_abs());
     println!(
         "{what}: {} MiB of memory, {:.1} KiB per replica (peak {} MiB); idle: {percent:.1} % of a processor",
         bytes >> 20,
