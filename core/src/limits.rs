@@ -11,6 +11,8 @@ pub const PRODUCE_FRAME_BYTES_MAX: usize = 100 << 20;
 pub const SMALL_FRAME_BYTES_MAX: usize = 1 << 20;
 /// Largest frame of a peer. Holds one maximal append message.
 pub const PEER_FRAME_BYTES_MAX: usize = 128 << 20;
+/// Largest first frame of a link: a hello and nothing else. Whoever opened the link may still be anybody.
+pub const PEER_HELLO_BYTES_MAX: usize = 64 << 10;
 
 /// Frame bytes of one connection that may wait for their answers before its socket is no longer read.
 pub const CLIENT_WINDOW_BYTES: usize = 8 << 20;
@@ -321,6 +323,7 @@ const _: () = assert!(WAL_WRITE_BYTES_MAX as u64 * 2 < WAL_FILE_BYTES, "a file h
 const _: () = assert!(WAL_RESERVED_FILES < WAL_FILES_MIN, "a budget leaves room for data");
 const _: () = assert!(WAL_SLOW_FROM < WAL_SLOWEST_FROM && WAL_SLOWEST_FROM < 1000);
 const _: () = assert!(WAL_FILES_MIN * WAL_FILE_BYTES <= WAL_BUDGET_BYTES, "the defaults fit each other");
+const _: () = assert!(NODE_TEXT_BYTES_MAX * 2 + 1024 < PEER_HELLO_BYTES_MAX, "a hello names a host and a rack");
 const _: () = assert!(PEER_GROUP_WINDOW_BYTES <= PEER_WINDOW_BYTES);
 const _: () = assert!(RAFT_MESSAGE_BYTES_MAX as usize <= PEER_GROUP_WINDOW_BYTES);
 const _: () = assert!(RAFT_LANE_PAYLOAD_BYTES_MAX < PEER_FRAME_BYTES_TARGET);

@@ -387,6 +387,31 @@ fn links_carry_frames_both_ways_and_each_end_is_reported() {
 }
 
 #[test]
+fn a_stranger_on_the_peer_port_gets_no_more_memory_than_a_hello_takes() {
+    let (report, reports) = mpsc::channel();
+    let fixture = Fixture::scripted(move |input, _| match input {
+        Input::LinkFrame { frame, .. } => report.send(frame.len()).unwrap(),
+        _ => {}
+    });
+    let link = || {
+        let stream = TcpStream::connect(fixture.peers).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    };
+    let mut stranger = link();
+    let length = u32::try_from(limits::PEER_HELLO_BYTES_MAX + 1).unwrap();
+    stranger.write_all(&length.to_be_bytes()).unwrap();
+    assert_eq!(stranger.read(&mut [0]).unwrap(), 0, "the link is closed before any of the frame was taken in");
+
+    let mut peer = link();
+    let large = vec![7; 4 * limits::PEER_HELLO_BYTES_MAX];
+    peer.write_all(&[framed(&large[..limits::PEER_HELLO_BYTES_MAX]), framed(&large)].concat()).unwrap();
+    assert_eq!(reports.recv().unwrap(), limits::PEER_HELLO_BYTES_MAX);
+    assert_eq!(reports.recv().unwrap(), large.len(), "only the first frame has to be a hello");
+    fixture.abandon();
+}
+
+#[test]
 fn disk_operations_reach_the_disk_and_their_failures_the_core() {
     let file = FileName::Wal(FileSequence(1));
     let (report, reports) = mpsc::channel();

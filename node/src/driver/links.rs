@@ -4,7 +4,8 @@
 //! windows in the core. Only a peer that ignores those meets [`QUEUED_BYTES_MAX`], and then its socket is not read until
 //! the core has caught up.
 //!
-//! Does not look into frames. Who may open a link is decided in the core, by the first frame.
+//! Does not look into frames. Who may open a link is decided in the core, by the first frame; before it was cut, an
+//! accepted link has no more memory than a hello takes.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -157,13 +158,17 @@ async fn serve(
 }
 
 async fn read_frames(socket: &mut ReadHalf<'_>, link: LinkId, events: &Events) -> Result<(), End> {
-    let mut frames = FrameSplitter::new(FrameLimits::Fixed { bytes_max: limits::PEER_FRAME_BYTES_MAX });
+    const PEER: FrameLimits = FrameLimits::Fixed { bytes_max: limits::PEER_FRAME_BYTES_MAX };
+    const STRANGER: FrameLimits = FrameLimits::Fixed { bytes_max: limits::PEER_HELLO_BYTES_MAX };
+    // The same holds for links that we dialled: what comes there the wrong way is no frame that anybody needs.
+    let mut frames = FrameSplitter::new(STRANGER);
     let queue = Arc::new(Semaphore::new(QUEUED_BYTES_MAX));
     loop {
         while let Some(frame) = frames.next_frame()? {
             let bytes = u32::try_from(frame.len()).expect("a frame is below its limit");
             let room = Arc::clone(&queue).acquire_many_owned(bytes).await.expect("the queue is never closed");
             drop(events.send(Event::LinkFrame(LinkFrame { link, frame, _room: room })));
+            frames.set_limits(PEER);
         }
         let count = socket.read(frames.spare()).await?;
         if count == 0 {

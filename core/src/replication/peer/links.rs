@@ -168,7 +168,8 @@ impl Outgoing {
         (self.open.get_or_insert_default(), self.frames + 1)
     }
 
-    fn complete(&mut self) {
+    /// What is queued from now on goes into another frame.
+    pub(super) fn complete(&mut self) {
         if let Some(frame) = self.open.take() {
             self.frames += 1;
             self.full_bytes += frame.bytes();

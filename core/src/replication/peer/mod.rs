@@ -452,8 +452,11 @@ impl Peers {
             empty: self.own.cluster.is_none(),
             seen: peer.seen,
         };
-        // In the first frame, before anything else that goes there.
-        hello.encode(outgoing.frame_for(0).0);
+        // Alone in the first frame: until it came, a receiver takes no more than a hello from whoever dialled it.
+        let (frame, _) = outgoing.frame_for(0);
+        hello.encode(frame);
+        assert!(frame.bytes() <= limits::PEER_HELLO_BYTES_MAX, "texts of the configuration are short");
+        outgoing.complete();
     }
 
     fn link_written(&mut self, link: LinkId, bytes: usize) {

@@ -352,6 +352,29 @@ fn two_clusters_by_mistake_do_not_dial_each_other_to_death() {
 }
 
 #[test]
+fn a_hello_travels_alone_so_that_it_is_small() {
+    let mut door = Door::new();
+    let mut effects = Effects::default();
+    let mut peers = Peers::new(identity(A, 1), WriteNumber(1), Stream::new(1, A, "dial", 0));
+    peers.set_peers(door.now, &addresses(&[A, B]));
+    peers.poll(door.now, 0, &mut effects, &mut door.events);
+    let links: Vec<LinkId> = effects.peer_dials.drain(..).map(|dial| dial.link).collect();
+    links.iter().for_each(|&link| assert!(peers.handle(door.now, &Input::LinkUp { link })));
+    // One message for each lane, in the same turn.
+    for bytes in [limits::RAFT_LANE_PAYLOAD_BYTES_MAX, 1 << 20] {
+        peers.send_control(door.now, B, ControlKind(1), Bytes::from(vec![1; bytes])).unwrap();
+    }
+    peers.poll(door.now, 0, &mut effects, &mut door.events);
+    for link in links {
+        let sends = effects.peer_sends.iter().filter(|send| send.link == link);
+        let bytes = sends.flat_map(|send| &send.slices).fold(Vec::new(), |sent, slice| [&sent, &slice[..]].concat());
+        let first = u32::from_be_bytes(*bytes.first_chunk().unwrap()) as usize;
+        assert!(first <= 1024, "the first frame of a link has {first} bytes");
+        assert!(bytes.len() > PREFIX_BYTES + first + limits::RAFT_LANE_PAYLOAD_BYTES_MAX, "the message follows");
+    }
+}
+
+#[test]
 fn frames_on_a_link_that_we_dialled_close_it() {
     let mut door = Door::new();
     let mut effects = Effects::default();
