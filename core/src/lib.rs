@@ -18,6 +18,7 @@ pub mod metadata;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod partition;
+pub mod recover;
 pub mod replication;
 pub mod rng;
 pub mod session;

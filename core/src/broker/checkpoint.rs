@@ -563,7 +563,7 @@ fn is_released(file: EntryFile, wal: FileSequence, checkpoint: CheckpointNumber)
     }
 }
 
-fn encode_image(machine: &Machine) -> Bytes {
+pub(super) fn encode_image(machine: &Machine) -> Bytes {
     let mut image = Vec::new();
     match machine {
         Machine::Metadata(state) => state.encode_image(&mut image),

@@ -61,7 +61,9 @@ impl Target {
             return Vec::new();
         }
         let all = self.voters.iter().chain(&self.learners);
-        if let Some(missing) = all.copied().find(|replica| !membership.contains(*replica)) {
+        // One that the group removed never comes back: its place waits until its node gets another one.
+        let can_come = |replica: &ReplicaId| !membership.contains(*replica) && !removed.contains(replica);
+        if let Some(missing) = all.copied().find(can_come) {
             return vec![MembershipStep::AddLearner(missing)];
         }
         // Whoever does not vote is missed by nobody.
@@ -194,6 +196,15 @@ mod tests {
         assert_eq!(steps(target, &members(&[1, 2, 3], &[9, 12]), &[], &[]), [Remove(ReplicaId(9))]);
         let swap = [Promote(ReplicaId(12)), Remove(ReplicaId(3))];
         assert_eq!(steps(target, &members(&[1, 2, 3], &[12]), &[9], &[12]), swap);
+    }
+
+    #[test]
+    fn a_group_that_lost_all_others_takes_in_those_that_are_replaced() {
+        let alone = members(&[2], &[]);
+        assert_eq!(steps(&[1, 2, 3], &alone, &[1, 3], &[]), [], "replicas that are gone are not asked for");
+        assert_eq!(steps(&[2, 3, 9], &alone, &[1, 3], &[]), [AddLearner(ReplicaId(9))]);
+        assert_eq!(steps(&[2, 3, 9], &members(&[2], &[9]), &[1, 3], &[9]), [Promote(ReplicaId(9))]);
+        assert_eq!(steps(&[2, 9, 10], &members(&[2, 9], &[]), &[1, 3], &[]), [AddLearner(ReplicaId(10))]);
     }
 
     #[test]

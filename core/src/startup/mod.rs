@@ -11,15 +11,19 @@ mod checkpoints;
 mod found;
 mod logs;
 mod replaying;
+mod survey;
 
 use slog::{Logger, info};
 
-pub(crate) use self::found::{first_start, settings};
 use self::{
     checkpoints::{Candidate, Candidates},
     found::Found,
     logs::OpeningLogs,
     replaying::{Replayed, Replaying},
+};
+pub(crate) use self::{
+    found::{first_start, settings},
+    survey::{Survey, SurveyedGroup},
 };
 use crate::{
     broker::{CheckpointStart, Start},
@@ -314,23 +318,10 @@ impl Startup {
 
     /// The WAL was read: goes on if it names the checkpoint, else tries an older one.
     fn decide(&self, recovery: Box<Recovery>, mut base: Box<BaseFound>) -> Stage {
-        let Some(done) = base.candidate.done() else {
-            base.candidates.settle();
-            return Stage::Discard { recovery, base };
-        };
-        // A record that is kept back is written once more, and durable, before anything relies on it.
-        let is_kept_back = recovery.kept_back().any(|record| match record {
-            WalRecord::CheckpointDone { checkpoint } => CheckpointDone::decode(checkpoint) == Ok(done),
-            WalRecord::Entry(_)
-            | WalRecord::HardState { .. }
-            | WalRecord::Fill(_)
-            | WalRecord::Create { .. }
-            | WalRecord::Destroy { .. }
-            | WalRecord::Switch { .. }
-            | WalRecord::Quarantine { .. } => false,
-        });
-        if base.found.names(&done) || is_kept_back {
-            info!(self.logger, "restored from a checkpoint"; "number" => done.number.0, "from" => done.from.write.0);
+        if names_checkpoint(&recovery, &base) {
+            if let Some(done) = base.candidate.done() {
+                info!(self.logger, "restored from a checkpoint"; "number" => done.number.0, "from" => done.from.write.0);
+            }
             base.candidates.settle();
             return Stage::Discard { recovery, base };
         }
@@ -346,4 +337,21 @@ impl Startup {
             Stage::Replay { replaying, .. } => replaying.next_deadline(),
         }
     }
+}
+
+/// Whether the WAL, which was read, names the checkpoint that it was read behind; so it is if there is none.
+fn names_checkpoint(recovery: &Recovery, base: &BaseFound) -> bool {
+    let Some(done) = base.candidate.done() else { return true };
+    // A record that is kept back is written once more, and durable, before anything relies on it.
+    let is_kept_back = recovery.kept_back().any(|record| match record {
+        WalRecord::CheckpointDone { checkpoint } => CheckpointDone::decode(checkpoint) == Ok(done),
+        WalRecord::Entry(_)
+        | WalRecord::HardState { .. }
+        | WalRecord::Fill(_)
+        | WalRecord::Create { .. }
+        | WalRecord::Destroy { .. }
+        | WalRecord::Switch { .. }
+        | WalRecord::Quarantine { .. } => false,
+    });
+    base.found.names(&done) || is_kept_back
 }

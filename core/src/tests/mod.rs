@@ -8,6 +8,7 @@ mod disk;
 mod hostile;
 mod liveness;
 mod load;
+mod recover;
 mod requests;
 mod restarts;
 mod segment_repair;

@@ -4,7 +4,7 @@ use super::files::File;
 
 /// From the top to the bottom. A module uses modules of its own layer and of those below.
 const LAYERS: &[&[&str]] = &[
-    &["shard"],
+    &["shard", "recover"],
     &["startup", "api", "broker"],
     &["session"],
     &["partition"],

@@ -250,6 +250,12 @@ impl Recovery {
         end.kept_back.iter().map(|found| &found.record)
     }
 
+    /// After [`Progress::Done`], for who only looks: the records that are kept back, with where they lie until now.
+    pub fn into_kept_back(self) -> Vec<RecoveredRecord> {
+        let Phase::Done(end) = self.phase else { panic!("recovery has not read everything") };
+        end.kept_back
+    }
+
     /// After [`Progress::Done`]: goes on, and changes the disk from here on. `needed_from`: no checkpoint needs files
     /// before this one; without it all files before the base stay until [`super::wal::Wal::release_before`].
     pub fn open(self, needed_from: Option<FileSequence>) -> Opening {

@@ -132,6 +132,11 @@ impl LogImage {
         Self { applied: None, ..self }
     }
 
+    /// Whether batches are here that the state machine comes to later.
+    pub fn is_ahead(&self) -> bool {
+        self.applied.is_some()
+    }
+
     /// Bytes of the batches that the image carries because segments do not hold them.
     pub fn tail_bytes(&self) -> usize {
         self.tail.iter().map(Bytes::len).sum()

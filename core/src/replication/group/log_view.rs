@@ -214,7 +214,8 @@ impl LogView {
         self.faulty.first().copied()
     }
 
-    pub(super) fn faulty(&self) -> impl Iterator<Item = LogIndex> + '_ {
+    /// Entries whose payload is lost, in order.
+    pub fn faulty(&self) -> impl Iterator<Item = LogIndex> + '_ {
         self.faulty.iter().copied()
     }
 
@@ -398,11 +399,12 @@ impl LogView {
         freed
     }
 
-    pub(super) fn kind(&self, index: LogIndex) -> EntryKind {
+    pub fn kind(&self, index: LogIndex) -> EntryKind {
         self.item(index).kind
     }
 
-    pub(super) fn location(&self, index: LogIndex) -> Option<EntryLocation> {
+    /// Where an entry of the log lies; `None` while it waits for its write.
+    pub fn location(&self, index: LogIndex) -> Option<EntryLocation> {
         self.item(index).location()
     }
 

@@ -15,6 +15,7 @@ mod apply;
 mod changes;
 mod election_timeout;
 mod faulty;
+mod foresight;
 #[allow(clippy::module_inception, reason = "the type this module is about has a file of its own")]
 mod group;
 mod log_reads;
@@ -40,6 +41,7 @@ mod tests;
 pub use apply::{ApplyError, Committed};
 pub use changes::{MembershipError, MembershipStep};
 pub use faulty::{Copy, Damage, FaultyEntry};
+pub use foresight::named_by_change;
 pub use group::Group;
 pub use log_view::LogView;
 pub use membership::{Membership, MembershipDecodeError};

@@ -18,7 +18,7 @@ impl Payload {
 
     /// A small payload in an allocation of its own. A slice keeps the whole frame alive that it came in, and a small
     /// entry that stays in memory must not hold on to a megabyte. Large payloads stay shared.
-    pub(super) fn detached(self) -> Self {
+    pub fn detached(self) -> Self {
         if self.bytes() >= limits::BATCH_SHARED_BYTES_MIN || self.bytes() == 0 {
             return self;
         }

@@ -1,0 +1,360 @@
+//! What is left when a majority of a group is gone for good: decides what can be kept, and keeps it.
+//!
+//! Works on the data directories of nodes that do not run. [`Directory::read`] reads one without changing it, [`Plan`] is
+//! what all of them together mean, and [`carry_out`] makes the best copy of each lost group go on alone, in its own
+//! directory. Nothing else of a directory changes but for what any start of its node changes.
+//!
+//! Invariant: nothing is given up that Raft could still make good; who calls says so explicitly. Does not own files: it is
+//! given a function that carries out disk operations.
+
+mod metadata;
+pub mod plan;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use slog::Logger;
+
+pub use self::metadata::PartitionName;
+use self::plan::{Alone, Copy, GroupPlan, Verdict, decide};
+pub use crate::broker::{NotRebuilt, Rebuilt};
+use crate::{
+    broker::{Rebuild, RebuildOrder, RebuildStep, Start},
+    config::{Endpoint, NodeConfig, PeerConfig},
+    ids::{ClusterId, DirectoryId, GroupId, LogIndex, NodeId, OperationId, ReplicaId},
+    io::{Directory as DirectoryName, DiskAction, DiskError, DiskOperation, DiskOutput, Effects, Exit, FileName},
+    limits,
+    log::{identity::Identity, record::EntryKind, wal::WalConfig},
+    replication::group::named_by_change,
+    startup::{Startup, Survey, SurveyedGroup},
+    time::{Monotonic, Now, Wall},
+};
+
+/// Carries out an operation in one of the directories, by its number.
+pub type Disks<'a> = dyn FnMut(usize, DiskAction) -> Result<DiskOutput, DiskError> + 'a;
+
+/// A data directory as it was read.
+pub struct Directory {
+    pub identity: Identity,
+    content: Result<BTreeMap<GroupId, SurveyedGroup>, Exit>,
+}
+
+/// Why directories cannot be looked at together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    #[error("directories {first} and {second} are copies of each other: give one of them")]
+    Twice { first: usize, second: usize },
+    #[error("directories {first} and {second} belong to different clusters, {one} and {other}")]
+    Clusters { first: usize, second: usize, one: ClusterId, other: ClusterId },
+}
+
+/// What all directories together mean.
+#[derive(Debug)]
+pub struct Plan {
+    pub directories: Vec<DirectoryPlan>,
+    /// In the order of their ids: the metadata group, if it is here, comes first.
+    pub groups: Vec<GroupPlan>,
+    /// Partitions of which no directory has a copy.
+    pub absent: Vec<GroupId>,
+    names: BTreeMap<GroupId, PartitionName>,
+    places: BTreeMap<(GroupId, ReplicaId), NodeId>,
+}
+
+#[derive(Debug)]
+pub struct DirectoryPlan {
+    pub node: NodeId,
+    pub id: DirectoryId,
+    /// Why nothing in it can be used.
+    pub unreadable: Option<Exit>,
+    /// Another directory took its place: its node would not start with it any more.
+    pub replaced: bool,
+}
+
+/// Time that passes when nothing else happens; more than anything waits for.
+const IDLE: std::time::Duration = std::time::Duration::from_secs(1);
+/// Idle moments after which nothing is believed to come any more.
+const IDLE_MAX: u32 = 60;
+
+impl Directory {
+    /// Reads a directory. `number` is what `disks` shall be called with. A directory that cannot be read is a finding, not
+    /// a failure.
+    pub fn read(identity: Identity, number: usize, disks: &mut Disks<'_>, logger: &Logger) -> Self {
+        let config = wal_config(&identity, number, disks);
+        let survey = Survey::new(&identity, config, logger.clone());
+        let content = Driver::default().drive(survey, number, disks);
+        Self { identity, content }
+    }
+
+    fn groups(&self) -> impl Iterator<Item = (&GroupId, &SurveyedGroup)> {
+        self.content.iter().flatten()
+    }
+}
+
+impl Plan {
+    /// Decides. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Unfit`] if these directories must not be looked at together.
+    pub fn new(directories: &[Directory]) -> Result<Self, Unfit> {
+        check(directories)?;
+        let image = metadata::newest_image(directories);
+        let is_replaced = |directory: &Directory| {
+            let node = image.node(directory.identity.node);
+            node.is_some_and(|node| node.replaced.contains(&directory.identity.directory))
+        };
+        let ids: BTreeSet<GroupId> = directories.iter().flat_map(Directory::groups).map(|(group, _)| *group).collect();
+        let mut places = BTreeMap::new();
+        let mut groups = Vec::new();
+        for id in ids.iter().copied().filter(|id| !image.is_deleted(*id)) {
+            let here = directories.iter().enumerate().filter_map(|(number, directory)| {
+                let group = directory.content.as_ref().ok()?.get(&id)?;
+                places.insert((id, group.start.replica), directory.identity.node);
+                Some(copy(number, !is_replaced(directory), group))
+            });
+            let copies: Vec<Copy<'_>> = here.collect();
+            groups.push(decide(id, &copies));
+        }
+        metadata::add_places(&image, directories, &mut places);
+        let names = metadata::names(&image);
+        let absent = names.keys().copied().filter(|id| !ids.contains(id)).collect();
+        let directories = directories.iter().map(|directory| DirectoryPlan {
+            node: directory.identity.node,
+            id: directory.identity.directory,
+            unreadable: directory.content.as_ref().err().cloned(),
+            replaced: is_replaced(directory),
+        });
+        Ok(Self { directories: directories.collect(), groups, absent, names, places })
+    }
+
+    /// The groups that would go on alone.
+    pub fn alone(&self) -> impl Iterator<Item = (GroupId, &Alone)> {
+        self.groups.iter().filter_map(|group| match &group.verdict {
+            Verdict::Alone(alone) => Some((group.group, alone)),
+            Verdict::Sound | Verdict::NoCopy => None,
+        })
+    }
+
+    /// What clients call the group; `None` for the metadata group, and where the metadata are not known.
+    pub fn name(&self, group: GroupId) -> Option<&PartitionName> {
+        self.names.get(&group)
+    }
+
+    /// The node that a replica is or was on.
+    pub fn node_of(&self, group: GroupId, replica: ReplicaId) -> Option<NodeId> {
+        self.places.get(&(group, replica)).copied()
+    }
+}
+
+fn check(directories: &[Directory]) -> Result<(), Unfit> {
+    for (second, directory) in directories.iter().enumerate() {
+        for (first, other) in directories[..second].iter().enumerate() {
+            if other.identity.directory == directory.identity.directory {
+                return Err(Unfit::Twice { first, second });
+            }
+            if let (Some(one), Some(other)) = (other.identity.cluster, directory.identity.cluster)
+                && one != other
+            {
+                return Err(Unfit::Clusters { first, second, one, other });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What matters about a copy for the decision.
+fn copy(directory: usize, belongs: bool, group: &SurveyedGroup) -> Copy<'_> {
+    let (start, log) = (&group.start, &group.start.log);
+    let mut named: BTreeSet<ReplicaId> = group.creation.members.iter().map(|member| member.replica).collect();
+    let commit = start.hard_state.commit.max(start.applied).min(log.last_log_index());
+    let mut changes = Vec::new();
+    let mut knows_all = true;
+    for index in (start.applied.0 + 1..=log.last_log_index().0).map(LogIndex) {
+        let kind = log.kind(index);
+        if kind == EntryKind::Normal {
+            continue;
+        }
+        match group.kept.get(&index).filter(|kept| kept.term == log.log_term(index)) {
+            Some(kept) => {
+                named.extend(named_by_change(kind, &kept.payload.data));
+                if index <= commit && knows_all {
+                    changes.push((kind, &kept.payload.data));
+                }
+            }
+            // The payload is lost: what follows from later ones is not known either.
+            None => knows_all = false,
+        }
+    }
+    Copy {
+        directory,
+        belongs,
+        start,
+        membership: start.membership.after(changes),
+        named,
+        unfinished: group.log.as_ref().is_some_and(crate::log::segment::LogImage::is_ahead),
+    }
+}
+
+/// Carries out a plan: each group that shall go on alone does, in its own directory. `wall`: the present time.
+///
+/// # Errors
+///
+/// A directory's disk fails, or its node would not start. Groups that were dealt with before stay so, and the same again
+/// goes on from there.
+pub fn carry_out(
+    plan: &Plan,
+    directories: &[Directory],
+    disks: &mut Disks<'_>,
+    wall: Wall,
+    logger: &Logger,
+) -> Result<BTreeMap<GroupId, Result<Rebuilt, NotRebuilt>>, (usize, Exit)> {
+    let mut done = BTreeMap::new();
+    for (number, directory) in directories.iter().enumerate() {
+        let here = plan.alone().filter(|(_, alone)| alone.directory == number);
+        let orders: Vec<RebuildOrder> = here
+            .map(|(group, alone)| RebuildOrder {
+                group,
+                replica: alone.replica,
+                end: alone.end,
+                term: alone.term,
+                fills: alone.fills.clone(),
+                removed: alone.removed.clone(),
+            })
+            .collect();
+        if orders.is_empty() {
+            continue;
+        }
+        let failed = |exit| (number, exit);
+        let config = node_config(&directory.identity, number, disks);
+        let mut driver = Driver { now: Now { monotonic: Monotonic(0), wall }, pending: Vec::new() };
+        let start = driver.drive(Startup::new(config, logger.clone()), number, disks).map_err(failed)?;
+        done.extend(driver.drive(Rebuild::new(start, orders), number, disks).map_err(failed)?);
+    }
+    Ok(done)
+}
+
+fn wal_config(identity: &Identity, number: usize, disks: &mut Disks<'_>) -> WalConfig {
+    let file_bytes = wal_file_bytes(number, disks);
+    WalConfig { file_bytes, budget_bytes: budget_bytes(file_bytes), key: identity.wal_key }
+}
+
+fn budget_bytes(file_bytes: u64) -> u64 {
+    limits::WAL_BUDGET_BYTES.max(limits::WAL_FILES_MIN * file_bytes)
+}
+
+/// How large the node makes the files of its log, as far as that can be seen: some may be larger.
+fn wal_file_bytes(number: usize, disks: &mut Disks<'_>) -> u64 {
+    let Ok(DiskOutput::List(files)) = disks(number, DiskAction::List { directory: DirectoryName::Wal }) else {
+        return limits::WAL_FILE_BYTES;
+    };
+    let sizes = files.into_iter().filter(|(file, _)| matches!(file, FileName::Wal(_))).map(|(_, bytes)| bytes);
+    let is_legal =
+        |bytes: &u64| *bytes >= NodeConfig::WAL_FILE_BYTES_MIN && bytes.is_multiple_of(limits::WAL_BLOCK_BYTES as u64);
+    sizes.filter(is_legal).min().unwrap_or(limits::WAL_FILE_BYTES)
+}
+
+/// A node that starts, but never runs: nobody is talked to.
+fn node_config(identity: &Identity, number: usize, disks: &mut Disks<'_>) -> NodeConfig {
+    let nowhere = Endpoint { host: "localhost".to_owned(), port: 1 };
+    let own = PeerConfig { node: identity.node, address: nowhere.to_string(), voter: true };
+    let mut config = NodeConfig::new(identity.node, vec![own], nowhere, 0);
+    config.wal_file_bytes = wal_file_bytes(number, disks);
+    config.wal_budget_bytes = budget_bytes(config.wal_file_bytes);
+    config
+}
+
+/// Carries out disk operations one after the other, and lets time pass as fast as anything waits for it.
+#[derive(Debug, Default)]
+struct Driver {
+    now: Now,
+    /// Operations that are to be carried out: of what was driven before, if that handed them on.
+    pending: Vec<DiskOperation>,
+}
+
+/// Something that waits for disk operations and time only.
+trait Offline {
+    type Outcome;
+
+    fn handle(&mut self, now: Now, operation: OperationId, result: Result<DiskOutput, DiskError>) -> Result<(), Exit>;
+
+    fn poll(&mut self, now: Now, effects: &mut Effects, disks: &mut Disks<'_>) -> Result<Option<Self::Outcome>, Exit>;
+}
+
+impl Offline for Survey {
+    type Outcome = BTreeMap<GroupId, SurveyedGroup>;
+
+    fn handle(&mut self, _: Now, operation: OperationId, result: Result<DiskOutput, DiskError>) -> Result<(), Exit> {
+        Self::handle(self, operation, &result)
+    }
+
+    fn poll(&mut self, _: Now, effects: &mut Effects, _: &mut Disks<'_>) -> Result<Option<Self::Outcome>, Exit> {
+        Self::poll(self, effects)
+    }
+}
+
+impl Offline for Startup {
+    type Outcome = Start;
+
+    fn handle(&mut self, now: Now, operation: OperationId, result: Result<DiskOutput, DiskError>) -> Result<(), Exit> {
+        Self::handle(self, now, operation, result)
+    }
+
+    fn poll(&mut self, now: Now, effects: &mut Effects, _: &mut Disks<'_>) -> Result<Option<Self::Outcome>, Exit> {
+        Self::poll(self, now, effects)
+    }
+}
+
+impl Offline for Rebuild {
+    type Outcome = BTreeMap<GroupId, Result<Rebuilt, NotRebuilt>>;
+
+    fn handle(&mut self, now: Now, operation: OperationId, result: Result<DiskOutput, DiskError>) -> Result<(), Exit> {
+        Self::handle(self, now, operation, result)
+    }
+
+    fn poll(&mut self, now: Now, effects: &mut Effects, disks: &mut Disks<'_>) -> Result<Option<Self::Outcome>, Exit> {
+        loop {
+            match Self::poll(self, now, effects)? {
+                RebuildStep::Waiting => return Ok(None),
+                RebuildStep::Done(done) => return Ok(Some(done)),
+                RebuildStep::Elsewhere { directory, read } => {
+                    let action = read.action().expect("nothing is looked for elsewhere that is empty");
+                    let bytes = disks(directory, action).map(|output| match output {
+                        DiskOutput::Read(bytes) => bytes,
+                        DiskOutput::Done | DiskOutput::List(_) => panic!("a read is answered by bytes"),
+                    });
+                    self.supply(now, bytes);
+                }
+            }
+        }
+    }
+}
+
+impl Driver {
+    /// Runs it to its end.
+    fn drive<T: Offline>(&mut self, mut what: T, number: usize, disks: &mut Disks<'_>) -> Result<T::Outcome, Exit> {
+        let mut idle = 0;
+        loop {
+            for operation in std::mem::take(&mut self.pending) {
+                let result = disks(number, operation.action);
+                what.handle(self.now, operation.id, result)?;
+            }
+            let mut effects = Effects::default();
+            let outcome = what.poll(self.now, &mut effects, disks)?;
+            self.pending.extend(effects.wal.into_iter().chain(effects.disk));
+            if let Some(outcome) = outcome {
+                return Ok(outcome);
+            }
+            if !self.pending.is_empty() {
+                idle = 0;
+                continue;
+            }
+            idle += 1;
+            if idle > IDLE_MAX {
+                return Err(Exit::Refused("the disk has no room for what is to be written: make some".to_owned()));
+            }
+            self.now.monotonic = self.now.monotonic + IDLE;
+        }
+    }
+}
