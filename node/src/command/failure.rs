@@ -80,6 +80,20 @@ pub(crate) enum Failure {
     File { path: PathBuf, error: io::Error },
     #[error("damaged places: {0}; restore this directory from a copy, or the node from the other replicas")]
     DamageFound(usize),
+    #[error("--data-dir: a node runs on {}; stop it first", path.display())]
+    NodeRuns { path: PathBuf },
+    #[error("--data-dir: {} and {} are copies of each other; give one of them", first.display(), second.display())]
+    SameDirectory { first: PathBuf, second: PathBuf },
+    #[error("--data-dir: {} and {} belong to different clusters", first.display(), second.display())]
+    DirectoriesOfClusters { first: PathBuf, second: PathBuf },
+    #[error("nothing was changed; give --yes to go on with what is left, and lose what is lost")]
+    NoConsent,
+    #[error("none of these directories can be read")]
+    NothingReadable,
+    #[error("{}: {exit}; groups that are not done are as they were, and the same command goes on", path.display())]
+    RecoverStopped { path: PathBuf, exit: Exit },
+    #[error("groups that were not recovered: {0}")]
+    NotRecovered(usize),
 }
 
 impl Failure {
@@ -89,8 +103,13 @@ impl Failure {
             | Self::NoHome
             | Self::OtherCluster { .. }
             | Self::Ports { .. }
+            | Self::SameDirectory { .. }
+            | Self::DirectoriesOfClusters { .. }
             | Self::DataDirectory(DataDirectoryError::NotADirectory { .. }) => 2,
-            Self::ServerDirectory { .. } | Self::NodeEnded { end: NodeEnd::Exit(Exit::Refused(_)), .. } => 3,
+            Self::NodeRuns { .. }
+            | Self::NoConsent
+            | Self::ServerDirectory { .. }
+            | Self::NodeEnded { end: NodeEnd::Exit(Exit::Refused(_)), .. } => 3,
             Self::DataDirectory(_)
             | Self::Listen { .. }
             | Self::System(_)
@@ -112,7 +131,10 @@ impl Failure {
             | Self::DamagedBatch(_)
             | Self::BenchFailures(_)
             | Self::File { .. }
-            | Self::DamageFound(_) => 1,
+            | Self::DamageFound(_)
+            | Self::NothingReadable
+            | Self::RecoverStopped { .. }
+            | Self::NotRecovered(_) => 1,
         })
     }
 }

@@ -15,6 +15,7 @@ mod failure;
 mod lines;
 mod log;
 mod produce;
+mod recover;
 mod running;
 mod server;
 mod topic;
@@ -57,6 +58,7 @@ enum Command {
     Consume(consume::Consume),
     Bench(bench::Bench),
     Log(log::Log),
+    Recover(recover::Recover),
 }
 
 /// Runs the command that the process was started with, and says how it ended.
@@ -70,6 +72,7 @@ pub fn run<C: Core>(new_core: impl Fn(NodeConfig, Logger) -> C + Clone + Send + 
         Command::Consume(consume) => consume.run(),
         Command::Bench(bench) => bench.run(),
         Command::Log(log) => log.run(),
+        Command::Recover(recover) => recover.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

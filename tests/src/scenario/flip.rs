@@ -54,7 +54,7 @@ pub(super) fn run(extent: Extent) {
         for part in values.chunks(records / 5) {
             let mut lines = part.join("\n");
             lines.push('\n');
-            kauri(&cluster, &["produce"], lines.into_bytes());
+            kauri(&cluster, TOPIC, &["produce"], lines.into_bytes());
         }
         written.extend(values);
         cluster.nodes.iter_mut().for_each(Node::kill);
@@ -126,7 +126,7 @@ fn flip_segments(cluster: &mut Cluster, round: u64, written: &[String]) {
 
 /// Everything is read, once.
 fn check_records(cluster: &Cluster, written: &[String]) {
-    let read = kauri(cluster, &["consume", "--exit"], Vec::new());
+    let read = kauri(cluster, TOPIC, &["consume", "--exit"], Vec::new());
     let mut read: Vec<String> =
         String::from_utf8(read.stdout).expect("text was written").lines().map(str::to_owned).collect();
     let mut expected = written.to_vec();
@@ -175,11 +175,11 @@ fn flip_chunks(node: &Node, chunk: u64) {
     long.for_each(|file| flip(&Payload { file, offset, bytes: SECTOR_BYTES }));
 }
 
-/// Runs a command of a client on the topic.
-fn kauri(cluster: &Cluster, arguments: &[&str], input: Vec<u8>) -> Output {
+/// Runs a command of a client on a topic.
+pub(super) fn kauri(cluster: &Cluster, topic: &str, arguments: &[&str], input: Vec<u8>) -> Output {
     let mut process = Command::new(cluster::binary())
         .args(arguments)
-        .args(["--bootstrap", &cluster.bootstrap(), TOPIC])
+        .args(["--bootstrap", &cluster.bootstrap(), topic])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -10,6 +10,7 @@ mod kill;
 mod memory;
 mod nats;
 mod power_cut;
+mod recover;
 mod replicas;
 mod wipe;
 mod with;
@@ -35,6 +36,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { name: "kill-all", about: "kill -9 of all nodes under writers", run: kill::all },
     Scenario { name: "wipe", about: "data directories lost under writers", run: wipe::run },
     Scenario { name: "flip", about: "bad sectors on two of three nodes", run: flip::run },
+    Scenario { name: "recover", about: "two of three data directories lost for good", run: recover::run },
     Scenario { name: "power-cut", about: "power cuts of one, two and all nodes under writers", run: power_cut::run },
     Scenario { name: "power-cut-planted", about: "what power cuts do to a planted bug", run: power_cut::planted },
     Scenario { name: "power-cut-nats", about: "the same power cuts for NATS JetStream", run: nats::run },

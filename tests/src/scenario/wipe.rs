@@ -48,13 +48,13 @@ pub(super) fn run(extent: Extent) {
         let before = until("partitions led by their preferred replicas", PATIENCE, || preferred_leaders(&witness));
 
         cluster.node(victim).kill();
-        until("a node that is missed", PATIENCE, || (in_sync(&witness, victim) == 0).then_some(()));
+        until("a node that is missed", PATIENCE, || (in_sync(&witness, TOPIC, victim) == 0).then_some(()));
         let node = cluster.node(victim);
         fs::remove_dir_all(&node.data_directory).expect("a data directory can be removed");
         let started = Instant::now();
         node.start();
         let all = PARTITIONS as usize;
-        until("a node that is refilled", REFILL_PATIENCE, || (in_sync(&witness, victim) == all).then_some(()));
+        until("a node that is refilled", REFILL_PATIENCE, || (in_sync(&witness, TOPIC, victim) == all).then_some(()));
         let refilled = started.elapsed();
         let after = leaders(&witness);
         let mut kept = 0;
@@ -103,10 +103,10 @@ fn leaders(address: &str) -> BTreeMap<i32, (i32, i32)> {
     partitions.iter().map(|found| (found.partition_index, (found.leader_id, found.leader_epoch))).collect()
 }
 
-/// Of how many partitions `kauri topic describe` shows the node in sync.
-fn in_sync(bootstrap: &str, node: i32) -> usize {
+/// Of how many partitions of a topic `kauri topic describe` shows the node in sync.
+pub(super) fn in_sync(bootstrap: &str, topic: &str, node: i32) -> usize {
     let output = Command::new(cluster::binary())
-        .args(["topic", "describe", TOPIC, "--bootstrap", bootstrap])
+        .args(["topic", "describe", topic, "--bootstrap", bootstrap])
         .env_clear()
         .output()
         .expect("the binary can be run");
@@ -116,7 +116,8 @@ fn in_sync(bootstrap: &str, node: i32) -> usize {
     nodes.filter(|nodes| nodes.split(',').any(|word| word.parse() == Ok(node))).count()
 }
 
-fn verify_log(data_directory: &Path) {
+/// `kauri log verify` finds nothing.
+pub(super) fn verify_log(data_directory: &Path) {
     let output = Command::new(cluster::binary())
         .args(["log", "verify", "--data-dir"])
         .arg(data_directory)

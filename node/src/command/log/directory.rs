@@ -25,26 +25,9 @@ pub(super) struct NodeDirectory {
 }
 
 impl NodeDirectory {
-    /// The directory itself, or those of all nodes of a `kauri dev` that keeps them below it.
+    /// See [`node_paths`].
     pub(super) fn open_all(path: &Path) -> Result<Vec<Self>, Failure> {
-        let unusable = |error| DataDirectoryError::Unusable { path: path.to_owned(), error };
-        if path.join("identity").exists() {
-            return Ok(vec![Self::open(path)?]);
-        }
-        let mut nodes: Vec<PathBuf> = Vec::new();
-        for entry in fs::read_dir(path).map_err(unusable)? {
-            let entry = entry.map_err(unusable)?.path();
-            if entry.join("identity").exists() {
-                nodes.push(entry);
-            }
-        }
-        nodes.sort();
-        if nodes.is_empty() {
-            let error =
-                io::Error::new(io::ErrorKind::NotFound, "there is no file named identity in it or one level below");
-            return Err(unusable(error).into());
-        }
-        nodes.iter().map(|node| Self::open(node)).collect()
+        node_paths(path)?.iter().map(|node| Self::open(node)).collect()
     }
 
     fn open(path: &Path) -> Result<Self, Failure> {
@@ -95,6 +78,27 @@ impl NodeDirectory {
     pub(super) fn read(&self, file: FileName) -> Result<Bytes, Failure> {
         read(&self.path().join(file.path()))
     }
+}
+
+/// The directory itself, or those of all nodes of a `kauri dev` that keeps them below it.
+pub(in crate::command) fn node_paths(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let unusable = |error| DataDirectoryError::Unusable { path: path.to_owned(), error };
+    if path.join("identity").exists() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut nodes: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(path).map_err(unusable)? {
+        let entry = entry.map_err(unusable)?.path();
+        if entry.join("identity").exists() {
+            nodes.push(entry);
+        }
+    }
+    nodes.sort();
+    if nodes.is_empty() {
+        let error = io::Error::new(io::ErrorKind::NotFound, "there is no file named identity in it or one level below");
+        return Err(unusable(error).into());
+    }
+    Ok(nodes)
 }
 
 /// The names in a directory; none if it does not exist.

@@ -8,6 +8,7 @@ mod verify;
 
 use clap::{Args, Subcommand};
 
+pub(super) use self::directory::node_paths;
 use super::failure::Failure;
 
 /// Reads the files of a node that is not running
