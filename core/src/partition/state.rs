@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use kauri_protocol::{
     error::ErrorCode,
-    records::{BatchView, TimestampType},
+    records::{BatchHeader, BatchView, TimestampType},
 };
 
 use super::{LeaderEpochs, Producers, Verdict};
@@ -84,6 +84,12 @@ impl PartitionCommand {
             Self::ExpireProducers { before } => out.put_i64(before.0),
         }
         Bytes::from(out)
+    }
+
+    /// How many records a command adds if it is accepted, by its kind and payload.
+    pub fn record_count(kind: u8, data: &[u8]) -> u32 {
+        let header = (kind == kind::APPEND).then(|| BatchHeader::parse(data).ok()).flatten();
+        header.map_or(0, |header| u32::try_from(header.record_count).unwrap_or(0))
     }
 
     pub fn decode(kind: u8, data: &Bytes) -> Result<Self, CodecError> {

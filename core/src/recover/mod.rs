@@ -23,7 +23,7 @@ pub use crate::broker::{NotRebuilt, Rebuilt};
 use crate::{
     broker::{Rebuild, RebuildOrder, RebuildStep, Start},
     config::{Endpoint, NodeConfig, PeerConfig},
-    ids::{ClusterId, DirectoryId, GroupId, LogIndex, NodeId, OperationId, ReplicaId},
+    ids::{ClusterId, DirectoryId, GroupId, LogIndex, NodeId, Offset, OperationId, ReplicaId},
     io::{Directory as DirectoryName, DiskAction, DiskError, DiskOperation, DiskOutput, Effects, Exit, FileName},
     limits,
     log::{identity::Identity, record::EntryKind, wal::WalConfig},
@@ -58,8 +58,20 @@ pub struct Plan {
     pub groups: Vec<GroupPlan>,
     /// Partitions of which no directory has a copy.
     pub absent: Vec<GroupId>,
+    /// Of partitions that would go on alone.
+    offsets: BTreeMap<GroupId, Offsets>,
     names: BTreeMap<GroupId, PartitionName>,
     places: BTreeMap<(GroupId, ReplicaId), NodeId>,
+}
+
+/// What a plan means in records, as far as that can be told without applying anything: batches that are refused when they
+/// are applied, because they came twice, are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offsets {
+    /// After the last record that is kept.
+    pub end: Offset,
+    /// Records in entries that the copy has and gives up; not those in entries whose payload is lost.
+    pub given_up: u64,
 }
 
 #[derive(Debug)]
@@ -98,18 +110,18 @@ impl Plan {
     /// # Errors
     ///
     /// [`Unfit`] if these directories must not be looked at together.
-    pub fn new(directories: &[Directory]) -> Result<Self, Unfit> {
-        check(directories)?;
-        let image = metadata::newest_image(directories);
+    pub fn new(given: &[Directory]) -> Result<Self, Unfit> {
+        check(given)?;
+        let image = metadata::newest_image(given);
         let is_replaced = |directory: &Directory| {
             let node = image.node(directory.identity.node);
             node.is_some_and(|node| node.replaced.contains(&directory.identity.directory))
         };
-        let ids: BTreeSet<GroupId> = directories.iter().flat_map(Directory::groups).map(|(group, _)| *group).collect();
+        let ids: BTreeSet<GroupId> = given.iter().flat_map(Directory::groups).map(|(group, _)| *group).collect();
         let mut places = BTreeMap::new();
         let mut groups = Vec::new();
         for id in ids.iter().copied().filter(|id| !image.is_deleted(*id)) {
-            let here = directories.iter().enumerate().filter_map(|(number, directory)| {
+            let here = given.iter().enumerate().filter_map(|(number, directory)| {
                 let group = directory.content.as_ref().ok()?.get(&id)?;
                 places.insert((id, group.start.replica), directory.identity.node);
                 Some(copy(number, !is_replaced(directory), group))
@@ -117,16 +129,19 @@ impl Plan {
             let copies: Vec<Copy<'_>> = here.collect();
             groups.push(decide(id, &copies));
         }
-        metadata::add_places(&image, directories, &mut places);
+        metadata::add_places(&image, given, &mut places);
         let names = metadata::names(&image);
         let absent = names.keys().copied().filter(|id| !ids.contains(id)).collect();
-        let directories = directories.iter().map(|directory| DirectoryPlan {
+        let directories = given.iter().map(|directory| DirectoryPlan {
             node: directory.identity.node,
             id: directory.identity.directory,
             unreadable: directory.content.as_ref().err().cloned(),
             replaced: is_replaced(directory),
         });
-        Ok(Self { directories: directories.collect(), groups, absent, names, places })
+        let mut plan =
+            Self { directories: directories.collect(), groups, absent, offsets: BTreeMap::new(), names, places };
+        plan.offsets = plan.alone().filter_map(|(id, alone)| Some((id, offsets(given, id, alone)?))).collect();
+        Ok(plan)
     }
 
     /// The groups that would go on alone.
@@ -140,6 +155,11 @@ impl Plan {
     /// What clients call the group; `None` for the metadata group, and where the metadata are not known.
     pub fn name(&self, group: GroupId) -> Option<&PartitionName> {
         self.names.get(&group)
+    }
+
+    /// Of a partition that would go on alone.
+    pub fn offsets(&self, group: GroupId) -> Option<Offsets> {
+        self.offsets.get(&group).copied()
     }
 
     /// The node that a replica is or was on.
@@ -162,6 +182,25 @@ fn check(directories: &[Directory]) -> Result<(), Unfit> {
         }
     }
     Ok(())
+}
+
+fn offsets(given: &[Directory], id: GroupId, alone: &Alone) -> Option<Offsets> {
+    let content = given[alone.directory].content.as_ref().ok()?;
+    let group = content.get(&id).filter(|group| group.creation.topic.is_some())?;
+    let begin = group.log.as_ref().map_or(Offset(0), crate::log::segment::LogImage::end_offset);
+    let end = alone.end.0;
+    let elsewhere = |index: LogIndex| {
+        let (number, _) = alone.fills.get(&index)?;
+        given[*number].content.as_ref().ok()?.get(&id)?.records.get(&index).copied()
+    };
+    let count = |first: LogIndex, last: LogIndex| -> u64 {
+        let here = group.records.range(first..=last).map(|(_, count)| u64::from(*count));
+        let filled = alone.fills.keys().filter(|index| (first..=last).contains(index));
+        here.sum::<u64>() + filled.filter_map(|index| elsewhere(*index)).map(u64::from).sum::<u64>()
+    };
+    let kept = if group.start.applied < end { count(group.start.applied.next(), end) } else { 0 };
+    let given_up = alone.dropped.map_or(0, |(first, last)| count(first, last));
+    Some(Offsets { end: Offset(begin.0 + i64::try_from(kept).ok()?), given_up })
 }
 
 /// What matters about a copy for the decision.

@@ -104,7 +104,7 @@ fn what_is_damaged_is_filled_from_others_or_ends_the_log() {
     let five = voters(&[1, 2, 3, 4, 5]);
     let with_five = |start: GroupStart| GroupStart { membership: five.clone(), ..start };
     let best = with_five(start(1, &[1, 1, 2, 2, 2], &[3, 5], 6));
-    let other = with_five(start(2, &[1, 1, 2], &[], 3));
+    let other = with_five(start(2, &[1, 1], &[], 3));
     let plan = decide(GROUP, &[copy(0, &best), copy(1, &other)]);
     let kept = alone(&plan);
     assert_eq!((kept.replica, kept.end), (ReplicaId(1), (LogIndex(4), Term(2))));

@@ -2,7 +2,7 @@
 //!
 //! The same checkpoint is chosen and the same records are taken in as by a start, so that whoever decides by this decides
 //! by what a start will find. Beside that it keeps what a start leaves to the running groups: changes of membership, and
-//! everything of the metadata group.
+//! everything of the metadata group; and how many records a batch has.
 //!
 //! Invariant: issues reads and lists only. Does not judge what it found.
 
@@ -18,6 +18,7 @@ use super::{
     names_checkpoint,
 };
 use crate::{
+    command::CommandHeader,
     ids::{GroupId, LogIndex, OperationId, Term},
     io::{DiskError, DiskOutput, Effects, Exit, OperationIds},
     log::{
@@ -28,6 +29,7 @@ use crate::{
         wal::WalConfig,
     },
     metadata::GroupCreation,
+    partition::PartitionCommand,
     replication::group::{GroupStart, Payload},
 };
 
@@ -60,6 +62,8 @@ pub(crate) struct SurveyedGroup {
     pub(crate) log: Option<LogImage>,
     /// Entries whose payload was kept, see the module head; each may have been replaced since by one of another term.
     pub(crate) kept: BTreeMap<LogIndex, KeptEntry>,
+    /// Records of batches whose payload is intact; the same holds for these.
+    pub(crate) records: BTreeMap<LogIndex, u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -69,7 +73,27 @@ pub(crate) struct KeptEntry {
 }
 
 #[derive(Debug, Default)]
-struct Kept(BTreeMap<GroupId, BTreeMap<LogIndex, KeptEntry>>);
+struct Kept(BTreeMap<GroupId, KeptOfGroup>);
+
+#[derive(Debug, Default)]
+struct KeptOfGroup {
+    entries: BTreeMap<LogIndex, KeptEntry>,
+    records: BTreeMap<LogIndex, u32>,
+}
+
+impl KeptOfGroup {
+    /// Nothing that was there before is replaced.
+    fn take_in(&mut self, group: GroupId, index: LogIndex, term: Term, kind: EntryKind, payload: &Payload) {
+        if group == GroupId::METADATA || kind != EntryKind::Normal {
+            self.entries.entry(index).or_insert_with(|| KeptEntry { term, payload: payload.clone().detached() });
+        } else if let Ok(header) = CommandHeader::decode(&payload.context) {
+            let count = PartitionCommand::record_count(header.kind, &payload.data);
+            if count > 0 {
+                self.records.entry(index).or_insert(count);
+            }
+        }
+    }
+}
 
 impl Kept {
     fn take_in(&mut self, recovered: &RecoveredRecord) {
@@ -77,12 +101,12 @@ impl Kept {
             WalRecord::Entry(entry) | WalRecord::Fill(entry) => {
                 let of_group = self.0.entry(entry.group).or_default();
                 if matches!(recovered.record, WalRecord::Entry(_)) {
-                    drop(of_group.split_off(&entry.index));
+                    drop(of_group.entries.split_off(&entry.index));
+                    drop(of_group.records.split_off(&entry.index));
                 }
-                let is_wanted = entry.group == GroupId::METADATA || entry.kind != EntryKind::Normal;
-                if is_wanted && recovered.payload == PayloadState::Intact {
-                    let payload = Payload { context: entry.context.clone(), data: entry.data.clone() }.detached();
-                    of_group.insert(entry.index, KeptEntry { term: entry.term, payload });
+                if recovered.payload == PayloadState::Intact {
+                    let payload = Payload { context: entry.context.clone(), data: entry.data.clone() };
+                    of_group.take_in(entry.group, entry.index, entry.term, entry.kind, &payload);
                 }
             }
             WalRecord::Create { group, .. } | WalRecord::Destroy { group, .. } => drop(self.0.remove(group)),
@@ -196,14 +220,12 @@ impl Survey {
             let FoundGroup { creation, start, restored, inline, .. } = group;
             let mut of_group = kept.remove(&id).unwrap_or_default();
             // What came in the WAL is newer than what a checkpoint held.
-            for entry in inline {
-                if id == GroupId::METADATA || entry.kind != EntryKind::Normal {
-                    let kept = KeptEntry { term: entry.term, payload: entry.payload };
-                    of_group.entry(entry.index).or_insert(kept);
-                }
+            for entry in &inline {
+                of_group.take_in(id, entry.index, entry.term, entry.kind, &entry.payload);
             }
             let machine = restored.map(|restored| restored.machine);
-            (id, SurveyedGroup { creation, start, machine, log, kept: of_group })
+            let KeptOfGroup { entries: kept, records } = of_group;
+            (id, SurveyedGroup { creation, start, machine, log, kept, records })
         });
         groups.collect()
     }

@@ -45,7 +45,7 @@ impl World {
     }
 
     /// Where the payloads of a group's entries lie on a stopped node, by their indexes.
-    fn payloads(&self, node: NodeId, group: GroupId) -> BTreeMap<LogIndex, (FileName, usize)> {
+    pub(super) fn payloads(&self, node: NodeId, group: GroupId) -> BTreeMap<LogIndex, (FileName, usize)> {
         let disk = &self.nodes[&node].disk;
         let mut found = BTreeMap::new();
         for file in disk.files() {
@@ -66,7 +66,7 @@ impl World {
         Identity::decode(&self.nodes[&node].disk.bytes(FileName::Identity)).unwrap().wal_key
     }
 
-    fn damage_payload(&mut self, node: NodeId, (file, byte): (FileName, usize)) {
+    pub(super) fn damage_payload(&mut self, node: NodeId, (file, byte): (FileName, usize)) {
         self.nodes.get_mut(&node).unwrap().disk.flip(file, byte);
     }
 

@@ -8,7 +8,7 @@ use slog::{Discard, Logger, o};
 
 use super::{client::*, disk::Disk, world::World};
 use crate::{
-    ids::{GroupId, NodeId},
+    ids::{GroupId, NodeId, Offset},
     io::{DiskAction, DiskError, DiskOutput, Exit, FileName},
     log::identity::Identity,
     recover::{
@@ -129,6 +129,104 @@ fn the_last_disk_goes_on_alone_and_refills_the_others() {
         world.run_until_led(GROUP);
         assert_eq!(world.read_all(), ["a", "b", "c", "d"]);
     }
+}
+
+/// Five replicas, three disks gone, and what is left is damaged in different places.
+#[test]
+fn two_damaged_disks_fill_each_other() {
+    let mut world = World::with_config(5, |_| {});
+    world.run_until_formed();
+    let leader = world.create_topic(5);
+    let connection = world.connect(leader);
+    let values: Vec<String> = (0..8).map(|number| format!("{number}").repeat(200)).collect();
+    for value in &values {
+        assert_eq!(world.produce(connection, batch(&[value])).error_code, ErrorCode::None);
+    }
+    world.run_until_equal(GROUP);
+    world.run_for(Duration::from_secs(1));
+    let nodes: Vec<NodeId> = world.nodes.keys().copied().collect();
+    nodes.iter().for_each(|node| world.kill(*node));
+    let left = [NodeId(4), NodeId(5)];
+    nodes.iter().filter(|node| !left.contains(node)).for_each(|node| drop(world.lose_disk(*node)));
+    for (number, node) in left.into_iter().enumerate() {
+        let places: Vec<_> = world.payloads(node, GROUP).into_values().collect();
+        for place in places.into_iter().skip(2 + number).step_by(2).take(3) {
+            world.damage_payload(node, place);
+        }
+    }
+    let (_, before) = plan(&mut world, &left);
+    let found = alone(&before);
+    assert_eq!((found[&GROUP].fills.len(), found[&GROUP].dropped), (3, None));
+    assert_eq!(before.offsets(GROUP).unwrap().end, Offset(8));
+    recover(&mut world, &left, usize::MAX).unwrap();
+    assert_eq!(plan(&mut world, &left).1.alone().count(), 0);
+
+    // The other one is in the way of nobody, but of no use either until it is emptied.
+    let host = left[found[&GROUP].directory];
+    let other = *left.iter().find(|node| **node != host).unwrap();
+    drop(world.lose_disk(other));
+    nodes.iter().for_each(|node| world.start(*node));
+    assert_eq!(world.run_until_led(GROUP), host);
+    assert_eq!(world.read_all(), values);
+    world.run_until_equal(GROUP);
+}
+
+#[test]
+fn an_entry_that_all_disks_lost_ends_the_log() {
+    let mut world = World::stopped_with_records(&["a", "b", "c", "d"]);
+    let lost = *world.payloads(NodeId(1), GROUP).keys().nth(3).unwrap();
+    for node in NODES {
+        let place = world.payloads(node, GROUP)[&lost];
+        world.damage_payload(node, place);
+    }
+    let (_, before) = plan(&mut world, &NODES);
+    let found = alone(&before);
+    assert_eq!(found.keys().copied().collect::<Vec<_>>(), [GROUP], "the metadata are whole");
+    let alone = &found[&GROUP];
+    assert_eq!((alone.end.0.next(), alone.dropped.unwrap().0, alone.all_here), (lost, lost, true));
+    assert_eq!(before.groups[1].group, GROUP);
+    assert!(before.groups[1].commit > lost, "what follows was committed");
+    let offsets = before.offsets(GROUP).unwrap();
+    assert_eq!((offsets.end, offsets.given_up), (Offset(2), 1), "d is given up because c is lost");
+    recover(&mut world, &NODES, usize::MAX).unwrap();
+    assert_eq!(plan(&mut world, &NODES).1.alone().count(), 0);
+
+    NODES.into_iter().for_each(|node| world.start(node));
+    let host = NODES[alone.directory];
+    assert_eq!(world.run_until_led(GROUP), host);
+    let expected = ["a", "b"];
+    assert_eq!(world.read_all(), expected, "everything before it");
+    // Two replicas were given up: their nodes get new ones with new disks, one after the other.
+    for node in NODES.into_iter().filter(|node| *node != host) {
+        world.kill(node);
+        world.lose_disk(node);
+        world.start(node);
+        world.run_until("it is refilled", |world| {
+            let replica = world.groups(node).remove(&GROUP).map(|found| found.replica);
+            let membership = world.groups(host).remove(&GROUP).and_then(|found| found.membership);
+            replica.is_some_and(|replica| membership.is_some_and(|found| found.voters.contains(&replica)))
+        });
+    }
+    world.run_until_three_vote(GROUP);
+    assert_eq!(world.read_all(), expected);
+}
+
+/// Disks that turn up later, after others went on without them, change nothing for those.
+#[test]
+fn old_disks_that_come_back_are_not_listened_to() {
+    let mut world = World::stopped_with_records(&["a", "b"]);
+    let survivor = NodeId(2);
+    let old = world.nodes[&NodeId(3)].disk.clone();
+    drop(world.lose_disk(NodeId(1)));
+    recover(&mut world, &[survivor], usize::MAX).unwrap();
+    world.nodes.get_mut(&NodeId(3)).unwrap().disk = old;
+    NODES.into_iter().for_each(|node| world.start(node));
+    assert_eq!(world.run_until_led(GROUP), survivor);
+    let connection = world.connect(survivor);
+    assert_eq!(world.produce(connection, batch(&["c"])).error_code, ErrorCode::None);
+    world.run_for(Duration::from_secs(30));
+    assert_eq!(world.leader(GROUP), Some(survivor), "the old replica neither leads nor disturbs");
+    assert_eq!(world.read_all(), ["a", "b", "c"]);
 }
 
 #[test]

@@ -132,6 +132,11 @@ impl LogImage {
         Self { applied: None, ..self }
     }
 
+    /// The offset after the last record.
+    pub fn end_offset(&self) -> Offset {
+        self.content.next_offset
+    }
+
     /// Whether batches are here that the state machine comes to later.
     pub fn is_ahead(&self) -> bool {
         self.applied.is_some()

@@ -161,7 +161,15 @@ fn write_alone(plan: &Plan, group: &GroupPlan, alone: &Alone, paths: &[&Path], o
         paths[alone.directory].display(),
         alone.term
     )?;
-    writeln!(out, "  kept: every entry up to {end}")?;
+    write!(out, "  kept: every entry up to {end}")?;
+    let offsets = plan.offsets(group.group);
+    match offsets {
+        Some(offsets) if offsets.end.0 > 0 => {
+            writeln!(out, ", which are the records up to offset {}", offsets.end.0 - 1)?
+        }
+        Some(_) => writeln!(out, ", in which there is no record")?,
+        None => writeln!(out)?,
+    }
     if !alone.fills.is_empty() {
         let indexes: Vec<LogIndex> = alone.fills.keys().copied().collect();
         let from: BTreeSet<String> =
@@ -175,8 +183,9 @@ fn write_alone(plan: &Plan, group: &GroupPlan, alone: &Alone, paths: &[&Path], o
     if let Some((first, last)) = alone.dropped {
         writeln!(
             out,
-            "  given up: entries {first} to {last} of this copy; the payload of the first one is damaged, and nothing behind \
-             it can be applied"
+            "  given up: entries {first} to {last} of this copy, with {} records beside those whose payload is damaged: \
+             nothing can be applied behind the first one",
+            offsets.map_or(0, |offsets| offsets.given_up)
         )?;
     }
     match (alone.all_here, alone.dropped.is_some() || group.commit > end) {
@@ -246,6 +255,8 @@ pub(super) fn json(plan: &Plan, paths: &[&Path], outcomes: Option<&Outcomes>) ->
                 "replica": alone.replica.0,
                 "term": alone.term.0,
                 "last_kept": alone.end.0.0,
+                "next_offset": plan.offsets(group.group).map(|offsets| offsets.end.0),
+                "records_given_up": plan.offsets(group.group).map(|offsets| offsets.given_up),
                 "committed_lost": (group.commit > alone.end.0).then(|| json!([alone.end.0.0 + 1, group.commit.0])),
                 "given_up": alone.dropped.map(|(first, last)| json!([first.0, last.0])),
                 "more_may_be_lost": !alone.all_here,
