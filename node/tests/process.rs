@@ -179,6 +179,41 @@ fn a_consumer_whose_cluster_is_gone_gives_up() {
 }
 
 #[test]
+fn recovery_asks_before_it_gives_anything_up() {
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().to_str().unwrap();
+    let node = |number: u32| format!("{data}/node-{number}");
+    let cluster = Cluster::start(&["--data-dir", data]);
+    prints(&cluster, "first\nsecond\n", &["produce", "orders"]);
+    let sentence = fails(&["recover", "--data-dir", data, "--yes"], 3);
+    assert_eq!(sentence, format!("kauri: --data-dir: a node runs on {}; stop it first", node(1)));
+    cluster.stop();
+
+    let says = |arguments: &[&str], code: i32| {
+        let Output { status, stdout, stderr } = output(&[&["recover"], arguments].concat());
+        assert_eq!(status.code(), Some(code), "{}", String::from_utf8_lossy(&stderr));
+        String::from_utf8(stdout).unwrap()
+    };
+    assert!(says(&["--data-dir", data], 0).ends_with("There is nothing to do.\n"), "the whole cluster is here");
+    assert!(says(&["--data-dir", &node(1), "--data-dir", &node(3)], 0).ends_with("There is nothing to do.\n"));
+
+    let text = says(&["--data-dir", &node(2)], 3);
+    assert!(text.contains("orders-0 (group 1)\n") && text.contains("in none of these directories"), "{text}");
+    assert_eq!(says(&["--data-dir", &node(2), "--dry-run"], 0), text, "asking changed nothing");
+    let plan: serde_json::Value =
+        serde_json::from_str(&says(&["--data-dir", &node(2), "--dry-run", "--json"], 0)).unwrap();
+    assert_eq!((&plan["needed"], &plan["groups"][1]["topic"]), (&true.into(), &"orders".into()));
+    assert_eq!(plan["groups"][1]["alone"]["next_offset"], 2);
+    let done: serde_json::Value = serde_json::from_str(&says(&["--data-dir", &node(2), "--yes", "--json"], 0)).unwrap();
+    assert_eq!((&done["outcomes"][1]["recovered"], &done["outcomes"][1]["next_offset"]), (&true.into(), &2.into()));
+    assert!(says(&["--data-dir", &node(2), "--yes"], 0).ends_with("There is nothing to do.\n"));
+
+    let sentence = fails(&["recover", "--data-dir", &node(2), "--data-dir", &node(2)], 2);
+    assert!(sentence.contains("the same directory"), "{sentence}");
+    fails(&["recover", "--data-dir", &node(4)], 1);
+}
+
+#[test]
 fn an_ephemeral_cluster_leaves_nothing() {
     let cluster = Cluster::start(&["--ephemeral", "--nodes", "1"]);
     let directory = cluster.directory.clone();

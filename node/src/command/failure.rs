@@ -82,7 +82,7 @@ pub(crate) enum Failure {
     DamageFound(usize),
     #[error("--data-dir: a node runs on {}; stop it first", path.display())]
     NodeRuns { path: PathBuf },
-    #[error("--data-dir: {} and {} are copies of each other; give one of them", first.display(), second.display())]
+    #[error("--data-dir: {} and {} are the same directory, or one is a copy of the other; give one of them", first.display(), second.display())]
     SameDirectory { first: PathBuf, second: PathBuf },
     #[error("--data-dir: {} and {} belong to different clusters", first.display(), second.display())]
     DirectoriesOfClusters { first: PathBuf, second: PathBuf },

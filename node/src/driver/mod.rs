@@ -23,6 +23,7 @@ mod socket;
 mod thread;
 mod window;
 
+pub(crate) use self::clock::Clock;
 pub use self::{
     core::Core,
     data_directory::{DataDirectory, DataDirectoryError},

@@ -8,7 +8,6 @@ mod report;
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -17,24 +16,23 @@ use kauri_core::{
     io::{DiskAction, DiskError, DiskOutput, FileName},
     log::identity::Identity,
     recover::{Directory, Plan, carry_out},
-    time::Wall,
 };
 use slog::{Discard, Logger, o};
 
 use super::{failure::Failure, log::node_paths, say};
-use crate::driver::{DataDirectory, DataDirectoryError, Disk, NodeEnd};
+use crate::driver::{Clock, DataDirectory, DataDirectoryError, Disk, NodeEnd};
 
 /// Goes on with what is left after a majority of disks was lost for good
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Give every data directory that is left, of all nodes; none of them may run. Without --yes nothing is changed.\n\n\
+#[command(after_help = "Give every data directory that is left, of all nodes; none of them may run.\n\
+                        Without --yes nothing is changed.\n\n\
                         Examples:\n  \
                         kauri recover --data-dir /var/lib/kauri --dry-run\n  \
                         kauri recover --data-dir /mnt/node1 --data-dir /mnt/node4 --json --dry-run\n  \
                         kauri recover --data-dir /mnt/node1 --data-dir /mnt/node4 --yes\n\n\
-                        Ends with 0 if there was nothing to do, if it was done, or after --dry-run; with 1 if it failed; with 3 if\n\
-                        there is something to do and --yes was not given, or if a node runs on a directory."
-)]
+                        Ends with 0 if there was nothing to do, if it was done, or after --dry-run;\n\
+                        with 1 if it failed; with 3 if there is something to do and --yes was not\n\
+                        given, or if a node runs on a directory.")]
 pub(super) struct Recover {
     /// A data directory that is left; once for each
     #[arg(long, value_name = "DIR", required = true)]
@@ -60,9 +58,14 @@ struct Opened {
 impl Recover {
     pub(super) fn run(self) -> Result<(), Failure> {
         let logger = Logger::root(Discard, o!());
-        let mut opened = Vec::new();
+        let mut opened: Vec<Opened> = Vec::new();
         for path in &self.data_dir {
             for path in node_paths(path)? {
+                // Its lock would say that it is in use, which is true and no help.
+                let is_same = |other: &&Opened| fs::canonicalize(&other.path).ok() == fs::canonicalize(&path).ok();
+                if let Some(other) = opened.iter().find(is_same) {
+                    return Err(Failure::SameDirectory { first: other.path.clone(), second: path });
+                }
                 opened.push(Opened::new(&path)?);
             }
         }
@@ -78,14 +81,15 @@ impl Recover {
             if !self.json {
                 say(&report::text(&plan, &paths))?;
             }
-            let done = carry_out(&plan, &directories, &mut disks, now(), &logger);
+            let done = carry_out(&plan, &directories, &mut disks, Clock::new().now().wall, &logger);
             Some(done.map_err(|(number, exit)| Failure::RecoverStopped { path: opened[number].path.clone(), exit })?)
         } else {
             None
         };
         match (&outcomes, self.json) {
             (outcomes, true) => say(&report::json(&plan, &paths, outcomes.as_ref()))?,
-            (Some(outcomes), false) => say(&report::outcomes(&plan, outcomes))?,
+            (Some(outcomes), false) => say(&(report::outcomes(&plan, outcomes) + &report::next(&plan, &paths)))?,
+            (None, false) if is_needed => say(&(report::text(&plan, &paths) + &report::next(&plan, &paths)))?,
             (None, false) => say(&report::text(&plan, &paths))?,
         }
         let failed = outcomes.iter().flatten().filter(|(_, outcome)| outcome.is_err()).count();
@@ -118,10 +122,4 @@ impl Opened {
     fn carry_out(&self, action: DiskAction) -> Result<DiskOutput, DiskError> {
         self.disk.carry_out(action)
     }
-}
-
-/// For what new records of the log say of their time.
-fn now() -> Wall {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Wall(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -32,10 +32,18 @@ pub(super) fn unfit(unfit: &Unfit, paths: &[&Path]) -> Failure {
     }
 }
 
+/// What was found, and what would be done about it.
 pub(super) fn text(plan: &Plan, paths: &[&Path]) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
     write_text(plan, paths, &mut out).expect("a string takes everything");
+    out
+}
+
+/// What the operator does when it is done.
+pub(super) fn next(plan: &Plan, paths: &[&Path]) -> String {
+    let mut out = String::new();
+    write_next(plan, paths, &mut out).expect("a string takes everything");
     out
 }
 
@@ -75,12 +83,10 @@ fn write_text(plan: &Plan, paths: &[&Path], out: &mut String) -> std::fmt::Resul
     }
     if plan.alone().next().is_none() {
         writeln!(out, "There is nothing to do.")?;
-        return Ok(());
     }
-    write_next(plan, paths, out)
+    Ok(())
 }
 
-/// What the operator does afterwards.
 fn write_next(plan: &Plan, paths: &[&Path], out: &mut String) -> std::fmt::Result {
     let hosts: BTreeSet<usize> = plan.alone().map(|(_, alone)| alone.directory).collect();
     let given_up: BTreeSet<usize> = plan.alone().flat_map(|(_, alone)| alone.given_up.iter().copied()).collect();
@@ -165,7 +171,7 @@ fn write_alone(plan: &Plan, group: &GroupPlan, alone: &Alone, paths: &[&Path], o
     let offsets = plan.offsets(group.group);
     match offsets {
         Some(offsets) if offsets.end.0 > 0 => {
-            writeln!(out, ", which are the records up to offset {}", offsets.end.0 - 1)?
+            writeln!(out, ", which are the records up to offset {}", offsets.end.0 - 1)?;
         }
         Some(_) => writeln!(out, ", in which there is no record")?,
         None => writeln!(out)?,
@@ -191,11 +197,13 @@ fn write_alone(plan: &Plan, group: &GroupPlan, alone: &Alone, paths: &[&Path], o
     match (alone.all_here, alone.dropped.is_some() || group.commit > end) {
         (true, true) => {}
         (true, false) => writeln!(out, "  lost: nothing; every member is here, and this copy ends latest")?,
-        (false, _) => writeln!(
-            out,
-            "  MAY BE LOST: whatever members that are not here acknowledged behind entry {}",
-            end.max(group.commit)
-        )?,
+        (false, _) => {
+            write!(out, "  MAY BE LOST: whatever members that are not here acknowledged behind entry {end}")?;
+            match offsets {
+                Some(offsets) => writeln!(out, ", records from offset {} on", offsets.end)?,
+                None => writeln!(out)?,
+            }
+        }
     }
     Ok(())
 }
