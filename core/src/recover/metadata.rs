@@ -28,27 +28,51 @@ impl fmt::Display for PartitionName {
 }
 
 /// The newest image that any directory knows to be committed.
-pub(super) fn newest_image(directories: &[Directory]) -> MetadataImage {
-    let copies = directories.iter().filter_map(|directory| directory.content.as_ref().ok()?.get(&GroupId::METADATA));
-    copies.map(image_of).max_by_key(MetadataImage::version).unwrap_or_default()
+pub(super) fn committed_image(directories: &[Directory]) -> MetadataImage {
+    let commit = |group: &SurveyedGroup| group.start.hard_state.commit.min(group.start.log.last_log_index());
+    let images = copies(directories).map(|copy| image_of(copy, commit(copy), directories));
+    images.max_by_key(MetadataImage::version).unwrap_or_default()
 }
 
-fn image_of(group: &SurveyedGroup) -> MetadataImage {
+/// What would be said if the log that ends latest were committed, as its last entries mostly are: a node hears of that a
+/// little later than of the entries.
+pub(super) fn latest_image(directories: &[Directory]) -> MetadataImage {
+    let last = |group: &SurveyedGroup| {
+        let last = group.start.log.last_log_index();
+        (group.start.log.log_term(last), last)
+    };
+    let latest = copies(directories).max_by_key(|copy| last(copy));
+    latest.map(|copy| image_of(copy, last(copy).1, directories)).unwrap_or_default()
+}
+
+/// The image that the copy in one of the directories has when everything up to `end` is applied.
+pub(super) fn image_at(directories: &[Directory], number: usize, end: LogIndex) -> MetadataImage {
+    let content = directories[number].content.as_ref().ok();
+    let copy = content.and_then(|content| content.get(&GroupId::METADATA));
+    copy.map(|copy| image_of(copy, end, directories)).unwrap_or_default()
+}
+
+fn copies(directories: &[Directory]) -> impl Iterator<Item = &SurveyedGroup> {
+    directories.iter().filter_map(|directory| directory.content.as_ref().ok()?.get(&GroupId::METADATA))
+}
+
+/// Payloads that this copy lost may come from any other.
+fn image_of(group: &SurveyedGroup, end: LogIndex, directories: &[Directory]) -> MetadataImage {
     let (start, log) = (&group.start, &group.start.log);
-    let restored = match &group.machine {
+    let mut state = match &group.machine {
         Some(image) => MetadataState::restore_image(image).unwrap_or_default(),
         None => MetadataState::new(),
     };
-    let mut state = restored;
-    let commit = start.hard_state.commit.min(log.last_log_index());
-    for index in (start.applied.0 + 1..=commit.0).map(LogIndex) {
+    for index in (start.applied.0 + 1..=end.0).map(LogIndex) {
         let location = log.location(index);
         let is_empty = location.is_some_and(|place| place.context_length == 0 && place.data_length == 0);
         if log.kind(index) != EntryKind::Normal || is_empty {
             continue;
         }
         let term = log.log_term(index);
-        let Some(kept) = group.kept.get(&index).filter(|kept| kept.term == term) else { break };
+        let all = std::iter::once(group).chain(copies(directories));
+        let mut kept = all.filter_map(|copy| copy.kept.get(&index).filter(|kept| kept.term == term));
+        let Some(kept) = kept.next() else { break };
         let Ok(header) = CommandHeader::decode(&kept.payload.context) else { break };
         let entry = Entry { index, term, header, data: kept.payload.data.clone() };
         state.apply(&entry, &mut ApplyOutput::default());

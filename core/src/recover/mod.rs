@@ -27,6 +27,7 @@ use crate::{
     io::{Directory as DirectoryName, DiskAction, DiskError, DiskOperation, DiskOutput, Effects, Exit, FileName},
     limits,
     log::{identity::Identity, record::EntryKind, wal::WalConfig},
+    metadata::MetadataImage,
     replication::group::named_by_change,
     startup::{Startup, Survey, SurveyedGroup},
     time::{Monotonic, Now, Wall},
@@ -112,31 +113,38 @@ impl Plan {
     /// [`Unfit`] if these directories must not be looked at together.
     pub fn new(given: &[Directory]) -> Result<Self, Unfit> {
         check(given)?;
-        let image = metadata::newest_image(given);
-        let is_replaced = |directory: &Directory| {
-            let node = image.node(directory.identity.node);
-            node.is_some_and(|node| node.replaced.contains(&directory.identity.directory))
-        };
+        let mut image = metadata::committed_image(given);
         let ids: BTreeSet<GroupId> = given.iter().flat_map(Directory::groups).map(|(group, _)| *group).collect();
         let mut places = BTreeMap::new();
         let mut groups = Vec::new();
-        for id in ids.iter().copied().filter(|id| !image.is_deleted(*id)) {
+        // In this order: the metadata group comes first, and says more if all of its log is going to count.
+        for id in ids.iter().copied() {
+            if image.is_deleted(id) {
+                continue;
+            }
             let here = given.iter().enumerate().filter_map(|(number, directory)| {
                 let group = directory.content.as_ref().ok()?.get(&id)?;
                 places.insert((id, group.start.replica), directory.identity.node);
-                Some(copy(number, !is_replaced(directory), group))
+                Some(copy(number, !is_replaced(directory, &image), group))
             });
             let copies: Vec<Copy<'_>> = here.collect();
-            groups.push(decide(id, &copies));
+            let group = decide(id, &copies);
+            if let (GroupId::METADATA, Verdict::Alone(alone)) = (id, &group.verdict) {
+                image = metadata::image_at(given, alone.directory, alone.end.0);
+            }
+            groups.push(group);
         }
+        let latest = metadata::latest_image(given);
+        metadata::add_places(&latest, given, &mut places);
         metadata::add_places(&image, given, &mut places);
-        let names = metadata::names(&image);
+        let mut names = metadata::names(&latest);
+        names.extend(metadata::names(&image));
         let absent = names.keys().copied().filter(|id| !ids.contains(id)).collect();
         let directories = given.iter().map(|directory| DirectoryPlan {
             node: directory.identity.node,
             id: directory.identity.directory,
             unreadable: directory.content.as_ref().err().cloned(),
-            replaced: is_replaced(directory),
+            replaced: is_replaced(directory, &image),
         });
         let mut plan =
             Self { directories: directories.collect(), groups, absent, offsets: BTreeMap::new(), names, places };
@@ -166,6 +174,12 @@ impl Plan {
     pub fn node_of(&self, group: GroupId, replica: ReplicaId) -> Option<NodeId> {
         self.places.get(&(group, replica)).copied()
     }
+}
+
+/// Another directory took the place of this one.
+fn is_replaced(directory: &Directory, image: &MetadataImage) -> bool {
+    let node = image.node(directory.identity.node);
+    node.is_some_and(|node| node.replaced.contains(&directory.identity.directory))
 }
 
 fn check(directories: &[Directory]) -> Result<(), Unfit> {
