@@ -137,9 +137,11 @@ impl Plan {
         let latest = metadata::latest_image(given);
         metadata::add_places(&latest, given, &mut places);
         metadata::add_places(&image, given, &mut places);
+        // A topic that is perhaps not committed gives names, but its partitions are not called lost.
+        let committed = metadata::names(&image);
+        let absent = committed.keys().copied().filter(|id| !ids.contains(id)).collect();
         let mut names = metadata::names(&latest);
-        names.extend(metadata::names(&image));
-        let absent = names.keys().copied().filter(|id| !ids.contains(id)).collect();
+        names.extend(committed);
         let directories = given.iter().map(|directory| DirectoryPlan {
             node: directory.identity.node,
             id: directory.identity.directory,
