@@ -51,6 +51,8 @@ pub enum HeaderError {
     Length { found: usize },
     #[error("command headers of version {0} are unknown to this build")]
     Version(u8),
+    #[error("it needs feature level {0}, and this build knows levels up to {FEATURE_LEVEL}")]
+    Level(u16),
 }
 
 impl CommandHeader {
@@ -89,6 +91,16 @@ impl CommandHeader {
             token: WaiterToken(number(12)),
             stamp: Wall(number(20).cast_signed()),
         })
+    }
+
+    /// The header of a command that is about to be applied: nothing of it may be skipped.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`CommandHeader::decode`], and a level above [`FEATURE_LEVEL`].
+    pub fn decode_understood(bytes: &[u8]) -> Result<Self, HeaderError> {
+        let header = Self::decode(bytes)?;
+        if header.level > FEATURE_LEVEL { Err(HeaderError::Level(header.level)) } else { Ok(header) }
     }
 }
 
@@ -196,6 +208,9 @@ mod tests {
         assert_eq!(CommandHeader::decode(&encoded[..27]), Err(HeaderError::Length { found: 27 }));
         assert_eq!(CommandHeader::decode(&[&encoded[..], &[0]].concat()), Err(HeaderError::Length { found: 29 }));
         assert_eq!(CommandHeader::decode(&[2, 0, 0]), Err(HeaderError::Version(2)), "a later version may be longer");
+        assert_eq!(CommandHeader::decode_understood(&encoded), Err(HeaderError::Level(HEADER.level)));
+        let known = CommandHeader { level: FEATURE_LEVEL, ..HEADER };
+        assert_eq!(CommandHeader::decode_understood(&known.encode()), Ok(known));
     }
 
     #[test]

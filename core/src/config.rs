@@ -6,6 +6,8 @@
 
 use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
 
+use bytes::Bytes;
+
 use crate::{ids::NodeId, limits};
 
 /// A host and a port, as clients and peers dial it. An IPv6 address is kept without its brackets.
@@ -57,6 +59,11 @@ pub struct NodeConfig {
     pub scrub_bytes_per_second: u64,
     /// Time between two rounds of that.
     pub scrub_interval: Duration,
+    /// Names this build. An entry that a build could not apply is tried again by a build of another name.
+    pub build: String,
+    /// This build panics when it applies a command that holds these bytes. Set by simulations and tests only: they show
+    /// what becomes of the replica then.
+    pub poison: Option<Bytes>,
 }
 
 /// Why a configuration is refused. Each is a sentence an operator can act on; they name the thing, and whoever read
@@ -95,6 +102,8 @@ pub enum ConfigError {
 pub struct EndpointError(pub String);
 
 impl NodeConfig {
+    /// What this build calls itself.
+    pub const BUILD: &'static str = concat!("kauri ", env!("CARGO_PKG_VERSION"));
     /// Holds the largest batch and two full writes, see the relations in [`limits`].
     pub const WAL_FILE_BYTES_MIN: u64 = 40 << 20;
     /// Kafka's lower bound is 1 MiB as well.
@@ -121,6 +130,8 @@ impl NodeConfig {
             segment_bytes: limits::SEGMENT_BYTES_DEFAULT,
             scrub_bytes_per_second: limits::SCRUB_BYTES_PER_SECOND,
             scrub_interval: limits::SCRUB_INTERVAL,
+            build: Self::BUILD.to_owned(),
+            poison: None,
         }
     }
 

@@ -44,6 +44,8 @@ pub enum Mutant {
     RepairUnverified,
     /// Nobody looks for damage in the last finished chunk of a segment.
     ScrubSkipsLastChunk,
+    /// A replica passes over an entry that it cannot apply.
+    PoisonSkipped,
 }
 
 /// The place in [`Mutant::ALL`] counted from 1; zero is none.
@@ -69,6 +71,7 @@ impl Mutant {
         Self::LaterReplicaStartsAsMember,
         Self::RepairUnverified,
         Self::ScrubSkipsLastChunk,
+        Self::PoisonSkipped,
     ];
 
     pub fn name(self) -> &'static str {
@@ -91,6 +94,7 @@ impl Mutant {
             Self::LaterReplicaStartsAsMember => "later-replica-starts-as-member",
             Self::RepairUnverified => "repair-unverified",
             Self::ScrubSkipsLastChunk => "scrub-skips-last-chunk",
+            Self::PoisonSkipped => "poison-skipped",
         }
     }
 

@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use slog::{debug, info, warn};
 
-use super::{Broker, Machine, Replica};
+use super::{Broker, Hold, Machine, Replica};
 #[cfg(feature = "mutants")]
 use crate::mutants::Mutant;
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
         IMAGE_INLINE_BYTES_MAX,
     },
     log::{
-        checkpoint::{CheckpointDone, ImageFile, MachineImage, PlacedEntry, WalPosition, Writer},
+        checkpoint::{CheckpointDone, ImageFile, MachineImage, PlacedEntry, Reader, WalPosition, Writer},
         record::{EntryFile, EntryLocation, WalRecord},
         segment::fewest_to_write,
         wal::WalKey,
@@ -168,6 +168,11 @@ impl Checkpoints {
     /// The newest one is damaged.
     pub(super) fn want_another(&mut self) {
         self.wanted = true;
+    }
+
+    /// Reads the newest one.
+    pub(super) fn reader_of_newest(&self) -> Option<Reader> {
+        self.newest().map(|number| Reader::new(self.key, number))
     }
 
     /// What the record of the newest one says.
@@ -395,6 +400,9 @@ impl Broker {
         if let MachineImage::File(file) = image {
             capture.images.insert(id, (applied, file));
         }
+        if let Some(transferred) = &mut replica.transferred {
+            transferred.captured = Some(capture.writer.number());
+        }
         let section = section(replica, write, image);
         capture.needs.extend(GroupStart::files_needed(&section));
         let entries = capture.writer.add(&section);
@@ -427,6 +435,9 @@ impl Broker {
         let Capture { writer, entries, images, needs, .. } = capture;
         let (number, from, done) = (writer.number(), writer.from(), writer.done());
         info!(self.logger, "a checkpoint is done"; "number" => number.0, "groups" => self.replicas.len(), "from" => from.write.0);
+        for replica in self.replicas.values_mut() {
+            replica.transferred.take_if(|transferred| transferred.captured == Some(number));
+        }
         let checkpoints = &mut self.checkpoints;
         checkpoints.has_begun = true;
         checkpoints.release_at = now.monotonic;
@@ -585,7 +596,8 @@ fn section(replica: &mut Replica, write: WriteNumber, image: MachineImage) -> cr
     });
     #[cfg(feature = "mutants")]
     let log = log.filter(|_| !Mutant::CheckpointWithoutNextOffset.is_planted());
-    let parts = SectionParts { creation: replica.creation.encode().into(), image, log };
+    let quarantine = replica.hold.as_ref().map(Hold::quarantine);
+    let parts = SectionParts { creation: replica.creation.encode().into(), image, log, quarantine };
     #[cfg_attr(not(feature = "mutants"), allow(unused_mut, reason = "a planted bug changes it"))]
     let mut section = replica.group.section(write, parts);
     #[cfg(feature = "mutants")]

@@ -115,6 +115,7 @@ impl Broker {
         self.live_logs.touch(id);
         self.transfers.forget(id);
         self.repairs.forget(id);
+        self.quarantines.forget(id);
         self.segment_repairs.forget(id);
         self.destroyed.insert((id, own));
         if let Machine::Partition(partition) = replica.machine {

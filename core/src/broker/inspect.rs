@@ -85,6 +85,8 @@ pub struct GroupInspection {
     pub last: LogIndex,
     /// The first entry that was lost on this disk and is not repaired yet.
     pub faulty: Option<LogIndex>,
+    /// The entry before which the replica is held, because this build cannot apply it.
+    pub held: Option<LogIndex>,
     /// Equal on replicas that applied the same entries. Only if looked at deeply.
     pub state_hash: Option<u64>,
     pub log_start: Offset,
@@ -98,13 +100,15 @@ impl Broker {
     pub(crate) fn inspect(&self, depth: Depth, requests: usize) -> Inspection {
         let groups = self.replicas.iter().map(|(id, replica)| {
             let group = &replica.group;
+            let is_rebuilding = replica.is_rebuilding();
             let deep = depth == Depth::Deep;
+            let of_state = deep && !is_rebuilding;
             let (state_hash, log_start, next_offset, content) = match &replica.machine {
-                Machine::Metadata(state) => (deep.then(|| state.state_hash()), Offset(0), Offset(0), None),
+                Machine::Metadata(state) => (of_state.then(|| state.state_hash()), Offset(0), Offset(0), None),
                 Machine::Partition(partition) => (
-                    deep.then(|| partition.state.state_hash()),
+                    of_state.then(|| partition.state.state_hash()),
                     partition.state.log_start(),
-                    partition.state.next_offset(),
+                    if is_rebuilding { partition.log.applied_offset() } else { partition.state.next_offset() },
                     deep.then(|| partition.log.content()),
                 ),
             };
@@ -121,6 +125,7 @@ impl Broker {
                 applied: group.applied(),
                 last: group.last_index(),
                 faulty: group.first_faulty(),
+                held: replica.hold.as_ref().map(|hold| hold.index),
                 state_hash,
                 log_start,
                 next_offset,

@@ -72,7 +72,8 @@ impl Broker {
 
     /// The group's leader is gone as far as this node can see, or none is known.
     pub(super) fn miss_leader(&mut self, now: Now, group: GroupId, ignore_lease: bool) {
-        let Some(replica) = self.replicas.get_mut(&group) else { return };
+        // A replica that is held leaves it to the others.
+        let Some(replica) = self.replicas.get_mut(&group).filter(|replica| replica.hold.is_none()) else { return };
         if ignore_lease {
             replica.group.ignore_lease(true);
         }
@@ -98,7 +99,7 @@ impl Broker {
             let Some(mut campaign) = replica.campaign.take().filter(|_| !shutdown.has_begun()) else { return false };
             if view_changed || campaign.next_deadline().is_some_and(|at| at <= now.monotonic) {
                 let electorate = electorate(peers, replica);
-                if campaign.poll(now.monotonic, &electorate.as_ref(), jitter) && !replica.suspended {
+                if campaign.poll(now.monotonic, &electorate.as_ref(), jitter) && !replica.stands_still() {
                     replica.group.campaign();
                     dirty.insert(*id);
                 }
@@ -180,7 +181,7 @@ impl Broker {
         self.prefer_leaders(now);
         self.tend_memberships();
         self.watch_nodes(now);
-        for replica in self.replicas.values_mut().filter(|replica| !replica.suspended) {
+        for replica in self.replicas.values_mut().filter(|replica| !replica.stands_still()) {
             if let Some(record) = replica.group.commit_record() {
                 self.wal.append([record]);
             }

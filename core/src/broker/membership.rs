@@ -107,7 +107,7 @@ impl Broker {
             return;
         }
         let mut proposed = 0;
-        for (id, replica) in replicas.iter_mut().filter(|(_, replica)| replica.has_moved && !replica.suspended) {
+        for (id, replica) in replicas.iter_mut().filter(|(_, replica)| replica.has_moved && !replica.stands_still()) {
             if !replica.is_serving() || proposed >= CHANGES_MAX {
                 continue;
             }

@@ -26,6 +26,7 @@ mod peering;
 mod places;
 mod producer_ids;
 mod proposals;
+mod quarantine;
 mod raft;
 pub mod reads;
 mod rebuild;
@@ -50,11 +51,12 @@ use slog::{Logger, error, info};
 
 pub(crate) use answers::Room;
 pub use append::Refusal;
-pub(crate) use apply::apply_entry;
+pub(crate) use apply::{ApplyFailure, apply_entry, entry_of};
 pub(crate) use checkpoint::{CheckpointStart, Kept};
 pub use inspect::{Depth, GroupInspection, Inspection, Outstanding};
 pub use rebuild::{NotRebuilt, Rebuilt};
 pub(crate) use rebuild::{Rebuild, RebuildOrder, RebuildStep};
+pub(crate) use quarantine::{Hold, Met, Transferred};
 pub(crate) use replica::Replica;
 pub(crate) use replica::{Machine, Partition};
 pub use scrub::ScrubCounts;
@@ -71,6 +73,7 @@ use self::{
     live_logs::LiveLogs,
     producer_ids::ProducerIds,
     proposals::ProposedBytes,
+    quarantine::Quarantines,
     reads::Reads,
     removals::Removals,
     repair::Repairs,
@@ -167,6 +170,7 @@ pub struct Broker {
     reads: Reads,
     transfers: Transfers,
     repairs: Repairs,
+    quarantines: Quarantines,
     segment_repairs: SegmentRepairs,
     scrub: Scrub,
     events: VecDeque<(RequestId, Event)>,
@@ -266,6 +270,7 @@ impl Broker {
             reads: Reads::default(),
             transfers: Transfers::default(),
             repairs: Repairs::default(),
+            quarantines: Quarantines::default(),
             segment_repairs: SegmentRepairs::new(damaged),
             scrub: Scrub::new(now.monotonic, &config, stream("scrub")),
             events: VecDeque::new(),
@@ -292,6 +297,7 @@ impl Broker {
             config,
         };
         broker.start_repairs();
+        broker.take_up_holds(now);
         broker.start_campaigns(now);
         broker.join_metadata(now);
         Ok(broker)
@@ -334,6 +340,7 @@ impl Broker {
         if self.keeper.handle(operation, &result)?
             || self.finish_checkpoint_operation(operation, &result)?
             || self.finish_checkpoint_read(now, operation, &result)
+            || self.quarantines.handle(operation, &result)
         {
             return Ok(());
         }
@@ -350,6 +357,7 @@ impl Broker {
             self.take_wal_events(now);
             self.campaign_where_due(now);
             self.advance_groups(now, effects);
+            self.advance_quarantines(effects);
             self.advance_repairs(now);
             self.advance_transfers(now);
             self.advance_segment_repairs(now);

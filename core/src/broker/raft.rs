@@ -2,7 +2,9 @@
 
 use slog::{debug, warn};
 
-use super::{Broker, replica::Owner, slowdown};
+use super::{Broker, apply::Poisonous, replica::Owner, slowdown};
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
 use crate::{
     api::Event,
     ids::{GroupId, NodeId, ReplicaId, WriteNumber},
@@ -11,7 +13,7 @@ use crate::{
     log::record::WalEvent,
     replication::{
         RaftMessage, announces_state, asks_for_vote_only,
-        group::{ReadError, ReadToken, Role, RoleChange},
+        group::{ApplyError, Committed, ReadError, ReadToken, Role, RoleChange},
         peer::Envelope,
     },
     time::Now,
@@ -30,7 +32,7 @@ impl Broker {
         // A node that was paused ticks once, not for all the time it missed: it cannot know what it missed.
         self.tick_at = now.monotonic + limits::TICK;
         self.ticks += 1;
-        for (id, replica) in self.replicas.iter_mut().filter(|(_, replica)| !replica.suspended) {
+        for (id, replica) in self.replicas.iter_mut().filter(|(_, replica)| !replica.stands_still()) {
             replica.group.tick();
             if replica.group.has_unacknowledged() {
                 replica.group.beat();
@@ -84,13 +86,13 @@ impl Broker {
     }
 
     fn advance_group(&mut self, now: Now, id: GroupId, effects: &mut Effects) {
-        if self.replicas.get(&id).is_some_and(|replica| replica.suspended) {
+        if self.replicas.get(&id).is_some_and(|replica| replica.stands_still()) {
             return;
         }
         let mut out = std::mem::take(&mut self.group_output);
         // Every pass may make another necessary: an entry that is applied frees budget for proposals.
         for pass in 0.. {
-            let Some(replica) = self.replicas.get_mut(&id) else { break };
+            let Some(replica) = self.replicas.get_mut(&id).filter(|replica| !replica.stands_still()) else { break };
             if replica.is_serving() {
                 let before = replica.group.unapplied_bytes();
                 // What all groups together may have is looked at only when that is less than they may have each.
@@ -172,7 +174,6 @@ impl Broker {
     }
 
     fn apply_committed(&mut self, now: Now, id: GroupId) {
-        use crate::replication::group::Committed;
         loop {
             let Some(replica) = self.replicas.get_mut(&id) else { return };
             if self.tails_full && replica.partition().is_some() {
@@ -181,19 +182,37 @@ impl Broker {
             }
             match replica.group.next_committed(APPLY_BYTES) {
                 Ok(Committed::Entries(entries)) => {
-                    let last = entries.last().expect("never empty").index;
+                    let mut last = None;
+                    let mut poisonous = None;
                     for entry in &entries {
-                        self.apply(now, id, entry);
+                        match self.apply(now, id, entry) {
+                            Ok(()) => last = Some(entry.index),
+                            Err(found) => {
+                                poisonous = Some(found);
+                                break;
+                            }
+                        }
                     }
                     let Some(replica) = self.replicas.get_mut(&id) else { return };
-                    replica.group.applied_to(last);
+                    if let Some(last) = last {
+                        replica.group.applied_to(last);
+                    }
+                    #[cfg(feature = "mutants")]
+                    if let Some(poisonous) = &poisonous
+                        && Mutant::PoisonSkipped.is_planted()
+                    {
+                        replica.group.applied_to(poisonous.index);
+                        continue;
+                    }
+                    if let Some(poisonous) = poisonous {
+                        return self.quarantine(now, id, &poisonous, false);
+                    }
                 }
                 Ok(Committed::Reading | Committed::None) => return,
-                Err(error) => {
-                    self.exit.get_or_insert(crate::io::Exit::Refused(format!(
-                        "group {id}: {error}; start a build that understands it"
-                    )));
-                    return;
+                Err(ApplyError::Header { index, error }) => {
+                    let term = replica.group.log().log_term(index);
+                    let poisonous = Poisonous { index, term, what: error.to_string() };
+                    return self.quarantine(now, id, &poisonous, true);
                 }
             }
         }
@@ -212,7 +231,7 @@ impl Broker {
         }
     }
 
-    fn role_changed(&mut self, now: Now, id: GroupId, change: RoleChange) {
+    pub(super) fn role_changed(&mut self, now: Now, id: GroupId, change: RoleChange) {
         debug!(self.logger, "role changed"; "group" => id.0, "term" => change.term.0, "role" => ?change.role, "leader" => change.leader.map(|leader| leader.0));
         let replica = self.replicas.get_mut(&id).expect("its own poll reported this");
         replica.served_term = None;
@@ -302,7 +321,7 @@ impl Broker {
         if !known {
             return;
         }
-        if replica.suspended {
+        if replica.stands_still() {
             return;
         }
         // The metadata group goes on, and so does what Raft itself appends: it is little.

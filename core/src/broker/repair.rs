@@ -108,7 +108,7 @@ impl Broker {
             };
             let busy = self.repairs.asking.values().filter(|asking| asking.is_waiting()).count();
             let asking = self.repairs.asking.get_mut(&id).expect("its key was just listed");
-            let Some(entry) = replica.group.faulty().next().filter(|_| !replica.suspended) else { return };
+            let Some(entry) = replica.group.faulty().next().filter(|_| !replica.stands_still()) else { return };
             if busy >= REPAIR_QUESTIONS_MAX && !asking.is_waiting() {
                 return;
             }
@@ -155,7 +155,7 @@ impl Broker {
             return;
         };
         let is_for_us = replica.node_of(answer.from) == Some(from) && answer.to == replica.group.replica();
-        if !is_for_us || replica.suspended {
+        if !is_for_us || replica.stands_still() {
             return;
         }
         let sender = answer.from;

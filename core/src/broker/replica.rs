@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::{
     places::Places,
     proposals::{Proposal, ProposalQueue},
+    quarantine::{Hold, Transferred},
 };
 use crate::{
     api::Waiter,
@@ -35,6 +36,10 @@ pub(crate) struct Replica {
     pub(super) machine: Machine,
     /// A transferred state is about to take this one's place: the group is left alone until it has.
     pub(super) suspended: bool,
+    /// An entry cannot be applied here: the group is left alone for as long as this process runs.
+    pub(super) hold: Option<Hold>,
+    /// The machine's image that a transfer brought, until a checkpoint holds one that is as new.
+    pub(super) transferred: Option<Transferred>,
     pub(super) queue: ProposalQueue,
     pub(super) proposed: BTreeMap<WaiterToken, Proposed>,
     /// Owners of commands that were refused, to be told.
@@ -101,6 +106,8 @@ impl Replica {
             creation,
             machine,
             suspended: false,
+            hold: None,
+            transferred: None,
             queue: ProposalQueue::default(),
             proposed: BTreeMap::new(),
             refused: Vec::new(),
@@ -114,6 +121,22 @@ impl Replica {
             preferred_since: None,
             preferred_offers: 0,
         }
+    }
+
+    /// What the start says beside the rest.
+    pub(crate) fn found_at_start(&mut self, hold: Option<Hold>, transferred: Option<Transferred>) {
+        self.hold = hold;
+        self.transferred = transferred;
+    }
+
+    /// Neither ticks, nor votes, nor takes anything.
+    pub(super) fn stands_still(&self) -> bool {
+        self.suspended || self.hold.is_some()
+    }
+
+    /// The machine is not what the entries up to the applied one made of it.
+    pub(super) fn is_rebuilding(&self) -> bool {
+        self.suspended && self.hold.is_some()
     }
 
     /// Leads, has applied its own first entry, and has the configuration it needs.

@@ -284,7 +284,8 @@ impl Broker {
 
     /// The state of the metadata group as this node applied it.
     pub(super) fn metadata_image(&self) -> Option<&crate::metadata::MetadataImage> {
-        match &self.replicas.get(&GroupId::METADATA)?.machine {
+        // One that could not apply an entry has no state until it is made again; this node goes on with the image it has.
+        match &self.replicas.get(&GroupId::METADATA).filter(|replica| !replica.is_rebuilding())?.machine {
             Machine::Metadata(state) => Some(state.image()),
             Machine::Partition(_) => None,
         }

@@ -10,12 +10,13 @@ use bytes::Bytes;
 #[cfg(feature = "mutants")]
 use crate::mutants::Mutant;
 use crate::{
+    broker::{Hold, Transferred},
     config::NodeConfig,
-    ids::{CheckpointNumber, GroupId, Offset, ReplicaId, WriteNumber},
+    ids::{CheckpointNumber, GroupId, LogIndex, Offset, ReplicaId, WriteNumber},
     io::{Exit, FileName},
     limits::SEGMENT_PROVE_CHUNKS,
     log::{
-        checkpoint::{Checkpoint, CheckpointDone, FoundSection, GroupSection, MachineImage},
+        checkpoint::{Checkpoint, CheckpointDone, FoundSection, GroupSection, MachineImage, Quarantine},
         record::{EntryFile, EntryLocation, PayloadState, RecoveredRecord, WalRecord},
         segment::{LogImage, LogSettings},
     },
@@ -43,6 +44,10 @@ pub(super) struct FoundGroup {
     pub(super) restored: Option<Restored>,
     /// Entries behind that, in order.
     pub(super) inline: Vec<InlineEntry>,
+    /// The replica was held when the process ended.
+    pub(super) quarantine: Option<Quarantine>,
+    /// The replica is held.
+    pub(super) hold: Option<Hold>,
 }
 
 /// The states that a section holds.
@@ -52,6 +57,8 @@ pub(super) struct Restored {
     pub(super) log: Option<LogImage>,
     /// Where they were found.
     pub(super) file: FileName,
+    /// Up to here everything is in them.
+    pub(super) applied: LogIndex,
 }
 
 impl Found {
@@ -141,10 +148,13 @@ impl Found {
                 Ok(())
             }
             WalRecord::Switch { group, state, .. } => self.switch(group, write, &state).map_err(damaged),
-            WalRecord::Quarantine { .. } => Err(Exit::Refused(format!(
-                "the write-ahead log holds a quarantined replica (write {write}), which this build cannot take up; start \
-                 a newer build"
-            ))),
+            WalRecord::Quarantine { group, replica, index, build } => {
+                let found = self.group_of_record(group, write, "a quarantine").map_err(damaged)?;
+                if let Some(found) = found.filter(|found| found.start.replica == replica) {
+                    found.quarantine = Some(Quarantine { index, build });
+                }
+                Ok(())
+            }
             WalRecord::CheckpointDone { checkpoint } => {
                 let done = CheckpointDone::decode(&checkpoint)
                     .map_err(|error| damaged(format!("the record of a checkpoint: {error}")))?;
@@ -169,8 +179,7 @@ impl Found {
             return Ok(());
         }
         let start = first_start(&creation, replica);
-        let write = WriteNumber(0);
-        self.groups.insert(group, FoundGroup { creation, start, write, restored: None, inline: Vec::new() });
+        self.groups.insert(group, FoundGroup::created(creation, start));
         Ok(())
     }
 
@@ -206,7 +215,7 @@ impl Found {
         let MachineImage::Inline(image) = section.image.clone() else {
             return Err(what("its image lies in a file".to_owned()));
         };
-        if section.group != group || !placed.is_empty() {
+        if section.group != group || !placed.is_empty() || section.quarantine.is_some() {
             return Err(what("it holds what it cannot hold".to_owned()));
         }
         let mut found = FoundSection { section, image, placed: Vec::new() };
@@ -221,6 +230,11 @@ impl Found {
 }
 
 impl FoundGroup {
+    fn created(creation: GroupCreation, start: GroupStart) -> Self {
+        let write = WriteNumber(0);
+        Self { creation, start, write, restored: None, inline: Vec::new(), quarantine: None, hold: None }
+    }
+
     fn from_section(
         found: &mut FoundSection,
         is_here: impl Fn(EntryFile) -> bool,
@@ -239,8 +253,22 @@ impl FoundGroup {
             }
             None => None,
         };
-        let restored = Restored { machine: mem::take(&mut found.image), log, file };
-        Ok(Self { creation, start, write: found.section.write, restored: Some(restored), inline })
+        let restored = Restored { machine: mem::take(&mut found.image), log, file, applied: found.section.applied };
+        let (write, quarantine) = (found.section.write, found.section.quarantine.take());
+        Ok(Self { creation, start, write, restored: Some(restored), inline, quarantine, hold: None })
+    }
+
+    /// Whether the replica stays held: by a record of this very build, of an entry that is not applied.
+    pub(super) fn judge_quarantine(&mut self, build: &str) {
+        let quarantine = self.quarantine.take();
+        let stays = quarantine.filter(|known| known.build == build && known.index > self.start.applied);
+        self.hold = stays.map(|Quarantine { index, build }| Hold { index, build, found: None });
+    }
+
+    /// The state that a transfer brought, which no checkpoint holds.
+    pub(super) fn transferred(&self) -> Option<Transferred> {
+        let restored = self.restored.as_ref().filter(|restored| matches!(restored.file, FileName::Wal(_)))?;
+        Some(Transferred { index: restored.applied, image: restored.machine.clone(), captured: None })
     }
 
     /// Where its batches are, if it is a partition.

@@ -231,7 +231,7 @@ impl Startup {
                         logs.add_metadata(group)?;
                     }
                     let last = recovered.last;
-                    logs.begin(now, *recovered, found.removed)?;
+                    logs.begin(now, *recovered, found.removed, &self.config)?;
                     Stage::Replay { replaying: logs, recovered: last, checkpoints }
                 }
                 Stage::Replay { mut replaying, recovered, checkpoints } => {

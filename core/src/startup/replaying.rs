@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use slog::Logger;
 
 use super::found::FoundGroup;
 use crate::{
-    broker::{Machine, Partition, Replica, apply_entry},
-    command::{CommandHeader, Entry, ImageError, StateMachine},
+    broker::{ApplyFailure, Hold, Machine, Met, Partition, Replica, apply_entry, entry_of},
+    command::{ImageError, StateMachine},
     config::NodeConfig,
     ids::{GroupId, OperationId, ReplicaId},
     io::{DiskError, DiskOutput, Effects, Exit, OperationIds},
@@ -34,6 +35,9 @@ pub(super) struct Replaying {
     groups: BTreeMap<GroupId, (FoundGroup, Machine)>,
     wal: Option<Wal>,
     replay: Option<Replay>,
+    /// See [`NodeConfig::build`] and [`NodeConfig::poison`].
+    build: String,
+    poison: Option<Bytes>,
     /// Everything was read; what remains is nothing.
     done: bool,
     removed: BTreeSet<(GroupId, ReplicaId)>,
@@ -81,11 +85,15 @@ impl Replaying {
         now: Now,
         recovered: Recovered,
         removed: BTreeSet<(GroupId, ReplicaId)>,
+        config: &NodeConfig,
     ) -> Result<(), Exit> {
         self.wal = Some(recovered.wal);
         self.replay = Some(Replay::new(recovered.replay));
         self.removed = removed;
+        self.build = config.build.clone();
+        self.poison = config.poison.clone();
         for (found, machine) in self.groups.values_mut() {
+            found.judge_quarantine(&self.build);
             for InlineEntry { index, term, kind, location, payload } in std::mem::take(&mut found.inline) {
                 let record = EntryRecord {
                     group: found.creation.group,
@@ -95,7 +103,8 @@ impl Replaying {
                     context: payload.context,
                     data: payload.data,
                 };
-                apply(now, found, machine, record, location)?;
+                let build = (self.build.as_str(), self.poison.as_ref());
+                apply(now, build, found, machine, record, location)?;
             }
         }
         Ok(())
@@ -144,7 +153,8 @@ impl Replaying {
             let is_here = recovered.payload == PayloadState::Intact;
             if is_here && recovered.write > found.write {
                 self.touched.insert(record.group);
-                apply(now, found, machine, record, location)?;
+                let build = (self.build.as_str(), self.poison.as_ref());
+                apply(now, build, found, machine, record, location)?;
             }
         }
         match progress {
@@ -200,14 +210,17 @@ impl Replaying {
     /// The replicas of this node, ready to run.
     pub(super) fn finish(self, config: &NodeConfig, logger: &Logger) -> Result<Replayed, Exit> {
         let mut replicas = BTreeMap::new();
-        for (id, (found, machine)) in self.groups {
+        for (id, (mut found, machine)) in self.groups {
+            let (transferred, hold) = (found.transferred(), found.hold.take());
             let timeouts = Stream::new(config.seed, config.node, "election", id.0);
             let group = Group::new(found.start, timeouts, logger).map_err(|error| Exit::Damaged {
                 file: "wal".to_owned(),
                 offset: 0,
                 what: format!("group {id}: {error}"),
             })?;
-            replicas.insert(id, Replica::new(group, found.creation, machine));
+            let mut replica = Replica::new(group, found.creation, machine);
+            replica.found_at_start(hold, transferred);
+            replicas.insert(id, replica);
         }
         Ok(Replayed {
             wal: self.wal.expect("the replay has begun"),
@@ -221,6 +234,7 @@ impl Replaying {
 /// Applies an entry, or keeps it in memory for later, as it was before the restart.
 fn apply(
     now: Now,
+    (build, poison): (&str, Option<&Bytes>),
     found: &mut FoundGroup,
     machine: &mut Machine,
     record: EntryRecord,
@@ -230,18 +244,30 @@ fn apply(
     if record.index <= start.applied || !start.log.holds(record.index, record.term, location) {
         return Ok(());
     }
+    if found.hold.as_ref().is_some_and(|hold| record.index >= hold.index) {
+        // Behind where the replica is held, too: checkpoints carry it, so that it keeps no file of the WAL.
+        start.supply(record.index, record.term, Payload { context: record.context, data: record.data });
+        return Ok(());
+    }
     let is_next = record.index == start.applied.next() && record.index <= start.hard_state.commit;
     match record.kind {
         EntryKind::Normal if is_next => {
             let (index, term) = (record.index, record.term);
             if !(record.context.is_empty() && record.data.is_empty()) {
-                let header = CommandHeader::decode(&record.context).map_err(|error| {
-                    Exit::Refused(format!(
-                        "the command at {index} of group {}: {error}; start a build that understands it",
-                        record.group
-                    ))
-                })?;
-                apply_entry(machine, now, &Entry { index, term, header, data: record.data })?;
+                let met = match entry_of(index, term, &record.context, record.data.clone()) {
+                    Ok(entry) => match apply_entry(machine, now, &entry, poison) {
+                        Ok(_) => None,
+                        Err(ApplyFailure::Poisonous(poisonous)) => Some(Met { poisonous, is_intact: false }),
+                        Err(ApplyFailure::Exit(exit)) => return Err(exit),
+                    },
+                    Err(poisonous) => Some(Met { poisonous, is_intact: true }),
+                };
+                if met.is_some() {
+                    let build = Bytes::copy_from_slice(build.as_bytes());
+                    found.hold = Some(Hold { index, build, found: met });
+                    start.supply(index, term, Payload { context: record.context, data: record.data });
+                    return Ok(());
+                }
             }
             start.applied = index;
         }

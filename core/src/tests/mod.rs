@@ -9,6 +9,7 @@ mod hostile;
 mod liveness;
 mod load;
 mod recover;
+mod quarantine;
 mod requests;
 mod restarts;
 mod segment_repair;

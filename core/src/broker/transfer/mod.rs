@@ -10,8 +10,8 @@ mod switch;
 
 use std::collections::BTreeMap;
 
-pub(super) use self::send::PendingAnswer;
 use self::switch::Switching;
+pub(super) use self::{send::PendingAnswer, switch::State};
 use super::Broker;
 use crate::{
     ids::{GroupId, LogIndex, NodeId},

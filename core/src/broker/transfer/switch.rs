@@ -3,12 +3,13 @@
 //! Invariant: the record of the switch is behind everything the old group wrote, and holds what a restart needs; the new
 //! group comes to be when it is durable, from the same start.
 
+use bytes::Bytes;
 use slog::{info, warn};
 
 #[cfg(feature = "mutants")]
 use crate::mutants::Mutant;
 use crate::{
-    broker::{Broker, Machine},
+    broker::{Broker, Machine, quarantine::Transferred},
     command::{ImageError, StateMachine},
     ids::{GroupId, ReplicaId, WriteNumber},
     io::Exit,
@@ -34,13 +35,15 @@ pub(super) struct Switching {
     position: SnapshotPosition,
     start: GroupStart,
     state: State,
+    /// As bytes.
+    image: Bytes,
     /// Whom the old group followed.
     leader: Option<ReplicaId>,
 }
 
 /// The state machine that was transferred.
 #[derive(Debug)]
-enum State {
+pub(in crate::broker) enum State {
     Metadata(MetadataState),
     Partition(PartitionState),
 }
@@ -54,7 +57,7 @@ fn loses_last_chunk() -> bool {
 }
 
 impl State {
-    fn restore(machine: &Machine, image: &[u8]) -> Result<Self, ImageError> {
+    pub(in crate::broker) fn restore(machine: &Machine, image: &[u8]) -> Result<Self, ImageError> {
         Ok(match machine {
             Machine::Metadata(_) => Self::Metadata(MetadataState::restore_image(image)?),
             Machine::Partition(_) => Self::Partition(PartitionState::restore_image(image)?),
@@ -117,16 +120,17 @@ impl Broker {
             membership: start.membership.encode().into(),
             introduced: start.introduced.clone(),
             removed: start.removed.clone(),
-            image: MachineImage::Inline(image),
+            image: MachineImage::Inline(image.clone()),
             log,
             entries: Vec::new(),
+            quarantine: None,
         };
         let bytes = section.encode().slices.concat();
         let leader = replica.group.leader();
         replica.suspended = true;
         let write = self.wal.append([WalRecord::Switch { group: id, replica: start.replica, state: bytes.into() }]);
         self.checkpoints.changed = true;
-        self.transfers.switching.insert(id, Switching { write, position, start, state, leader });
+        self.transfers.switching.insert(id, Switching { write, position, start, state, image, leader });
     }
 
     /// Groups whose record of the switch is on the disk come to be anew.
@@ -147,7 +151,7 @@ impl Broker {
     }
 
     fn finish_switch(&mut self, now: Now, id: GroupId, switching: Switching) {
-        let Switching { position, mut start, state, leader, .. } = switching;
+        let Switching { position, mut start, state, image, leader, .. } = switching;
         let replica = self.replicas.get_mut(&id).expect("a group that is removed is not switched any more");
         // By now everything that the old log holds is placed and durable.
         start.keep_behind(replica.group.log(), replica.group.commit_index());
@@ -168,6 +172,7 @@ impl Broker {
             "term" => position.term.0);
         replica.group = group;
         replica.suspended = false;
+        replica.transferred = Some(Transferred { index: position.index, image, captured: None });
         self.transfers.received += 1;
         match (&mut replica.machine, state) {
             (Machine::Metadata(metadata), State::Metadata(state)) => {

@@ -17,6 +17,8 @@ mod writer;
 pub use self::{
     format::{CheckpointDone, FormatError, WalPosition},
     reader::{Checkpoint, FoundSection, Read, Reader, Unusable},
-    section::{EncodedSection, GroupSection, ImageFile, MachineImage, SectionEntry, SectionError, SectionPayload},
+    section::{
+        EncodedSection, GroupSection, ImageFile, MachineImage, Quarantine, SectionEntry, SectionError, SectionPayload,
+    },
     writer::{PlacedEntry, Writer},
 };

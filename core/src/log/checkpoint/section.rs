@@ -1,6 +1,6 @@
 //! What a checkpoint, or the record of a transferred state, says about one group.
 //!
-//! Owns the bytes of a section, versions 1 and 2; the same in words: docs/checkpoint-format.md. Numbers are
+//! Owns the bytes of a section, versions 1 to 3; the same in words: docs/checkpoint-format.md. Numbers are
 //! little-endian.
 //!
 //! Invariant: a decoder allocates nothing that the bytes do not pay for, and never panics. Whether the parts fit
@@ -18,6 +18,8 @@ use crate::{
 const VERSION: u8 = 1;
 /// Written only for a section that names a lost entry, which version 1 does not know.
 const VERSION_WITH_LOST: u8 = 2;
+/// Written only for a replica that is held before an entry; entries may be lost, too.
+const VERSION_WITH_QUARANTINE: u8 = 3;
 
 /// One replica, complete: with the files that it names, its group is built from this as by a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +52,16 @@ pub struct GroupSection {
     pub log: Option<Vec<Bytes>>,
     /// The Raft log from `truncated` on.
     pub entries: Vec<SectionEntry>,
+    /// Behind `applied`, if the replica is held.
+    pub quarantine: Option<Quarantine>,
+}
+
+/// A replica is held before an entry that a build could not apply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantine {
+    pub index: LogIndex,
+    /// The name of that build.
+    pub build: Bytes,
 }
 
 /// The state of a state machine as its image.
@@ -164,7 +176,7 @@ impl GroupSection {
     pub fn encode(&self) -> EncodedSection {
         let mut out = Pieces::default();
         out.write(|out| {
-            out.put_u8(if self.names_lost() { VERSION_WITH_LOST } else { VERSION });
+            out.put_u8(self.version());
             out.put_u64_le(self.group.0);
             out.put_u64_le(self.replica.0);
             out.put_u64_le(self.write.0);
@@ -241,12 +253,23 @@ impl GroupSection {
                 }),
             }
         }
+        if let Some(Quarantine { index, build }) = &self.quarantine {
+            out.write(|out| out.put_u64_le(index.0));
+            out.put_counted(build);
+        }
         out.close();
         EncodedSection { slices: out.slices, length: out.length, payloads }
     }
 
-    fn names_lost(&self) -> bool {
-        self.entries.iter().any(|entry| matches!(entry.payload, SectionPayload::Lost(_)))
+    /// The oldest one that can say it: one section has one encoding.
+    fn version(&self) -> u8 {
+        if self.quarantine.is_some() {
+            VERSION_WITH_QUARANTINE
+        } else if self.entries.iter().any(|entry| matches!(entry.payload, SectionPayload::Lost(_))) {
+            VERSION_WITH_LOST
+        } else {
+            VERSION
+        }
     }
 
     /// The section, and where the payload of each inline entry begins, as [`EncodedSection::payloads`] says it. What
@@ -254,7 +277,7 @@ impl GroupSection {
     pub fn decode(bytes: &Bytes) -> Result<(Self, Vec<(usize, u64)>), SectionError> {
         let mut from = Fields { bytes, at: 0 };
         let version = from.u8()?;
-        if version != VERSION && version != VERSION_WITH_LOST {
+        if !(VERSION..=VERSION_WITH_QUARANTINE).contains(&version) {
             return Err(SectionError::Version(version));
         }
         let mut section = Self {
@@ -274,6 +297,7 @@ impl GroupSection {
             image: from.image()?,
             log: from.flag("the presence of a log")?.then(|| from.counted()).transpose()?.map(|log| vec![log]),
             entries: Vec::new(),
+            quarantine: None,
         };
         let count = from.count(ENTRY_BYTES_MIN)?;
         section.entries.reserve_exact(count);
@@ -306,14 +330,20 @@ impl GroupSection {
             };
             section.entries.push(SectionEntry { term, kind, payload });
         }
+        if version == VERSION_WITH_QUARANTINE {
+            section.quarantine = Some(Quarantine { index: LogIndex(from.u64()?), build: from.counted()? });
+        }
         if from.at != bytes.len() {
             return Err(SectionError::Trailing);
         }
-        if section.names_lost() != (version == VERSION_WITH_LOST) {
+        if section.version() != version {
             return Err(SectionError::Value("the version"));
         }
         if section.applied < section.truncated {
             return Err(SectionError::Value("the applied index"));
+        }
+        if section.quarantine.as_ref().is_some_and(|quarantine| quarantine.index <= section.applied) {
+            return Err(SectionError::Value("the index of a quarantine"));
         }
         Ok((section, payloads))
     }
@@ -456,6 +486,7 @@ mod tests {
                 entry(3, EntryKind::ConfChange, located(EntryFile::Checkpoint(CheckpointNumber(14)), 15)),
                 entry(4, EntryKind::ConfChangeV2, inline),
             ],
+            quarantine: None,
         }
     }
 
@@ -505,8 +536,8 @@ mod tests {
         }
         let longer = Bytes::from([&bytes[..], &[0]].concat());
         assert_eq!(GroupSection::decode(&longer), Err(SectionError::Trailing));
-        let newer = Bytes::from([&[3], &bytes[1..]].concat());
-        assert_eq!(GroupSection::decode(&newer), Err(SectionError::Version(3)));
+        let newer = Bytes::from([&[4], &bytes[1..]].concat());
+        assert_eq!(GroupSection::decode(&newer), Err(SectionError::Version(4)));
     }
 
     #[test]
@@ -525,6 +556,24 @@ mod tests {
         let none = GroupSection { entries: Vec::new(), ..section };
         let newer = Bytes::from([&[2], &bytes_of(&none)[1..]].concat());
         assert_eq!(GroupSection::decode(&newer), Err(SectionError::Value("the version")));
+    }
+
+    #[test]
+    fn only_version_3_holds_a_replica() {
+        let quarantine = Quarantine { index: LogIndex(8), build: Bytes::from_static(b"kauri") };
+        let held = GroupSection { quarantine: Some(quarantine), ..section() };
+        let bytes = bytes_of(&held);
+        let golden = [&8u64.to_le_bytes()[..], &[5, 0, 0, 0], b"kauri"].concat();
+        assert_eq!(bytes, [&[3], &bytes_of(&section())[1..], &golden].concat());
+        assert_eq!(GroupSection::decode(&bytes), Ok((held.clone(), held.encode().payloads)));
+        for end in 0..bytes.len() {
+            assert!(GroupSection::decode(&bytes.slice(..end)).is_err());
+        }
+        let older = Bytes::from([&[1], &bytes[1..]].concat());
+        assert_eq!(GroupSection::decode(&older), Err(SectionError::Trailing));
+        let applied = Quarantine { index: LogIndex(7), build: Bytes::new() };
+        let bytes = bytes_of(&GroupSection { quarantine: Some(applied), ..section() });
+        assert_eq!(GroupSection::decode(&bytes), Err(SectionError::Value("the index of a quarantine")));
     }
 
     #[test]

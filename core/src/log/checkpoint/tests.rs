@@ -111,6 +111,7 @@ fn section(group: u64, payload: &Bytes) -> GroupSection {
         image: MachineImage::Inline(Bytes::from_static(b"image")),
         log: None,
         entries: vec![SectionEntry { term, kind: EntryKind::Normal, payload }],
+        quarantine: None,
     }
 }
 

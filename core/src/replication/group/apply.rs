@@ -60,7 +60,7 @@ impl Group {
                     continue;
                 }
                 EntryKind::Normal => {
-                    let header = match CommandHeader::decode(&payload.context) {
+                    let header = match CommandHeader::decode_understood(&payload.context) {
                         Ok(header) => header,
                         Err(_) if !entries.is_empty() => break,
                         Err(error) => return Err(ApplyError::Header { index, error }),

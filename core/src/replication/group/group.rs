@@ -199,7 +199,7 @@ impl Group {
     }
 
     /// What changed of term, role and leader since this was asked last.
-    pub(super) fn take_role_change(&mut self) -> Option<RoleChange> {
+    pub fn take_role_change(&mut self) -> Option<RoleChange> {
         let now = RoleChange { term: self.term(), role: self.role(), leader: self.leader() };
         if now == self.reported {
             return None;

@@ -18,6 +18,7 @@ mod faulty;
 mod foresight;
 #[allow(clippy::module_inception, reason = "the type this module is about has a file of its own")]
 mod group;
+mod held;
 mod log_reads;
 mod log_view;
 mod membership;
@@ -43,6 +44,7 @@ pub use changes::{MembershipError, MembershipStep};
 pub use faulty::{Copy, Damage, FaultyEntry};
 pub use foresight::named_by_change;
 pub use group::Group;
+pub use held::Stored;
 pub use log_view::LogView;
 pub use membership::{Membership, MembershipDecodeError};
 pub use output::{Fetch, GroupOutput, MembershipApplied, ReadyNumber, Role, RoleChange, Write};

@@ -15,7 +15,7 @@ use crate::{
     ids::{FileSequence, LogIndex, ReplicaId, Term, WriteNumber},
     limits,
     log::{
-        checkpoint::{FoundSection, GroupSection, MachineImage, SectionEntry, SectionPayload},
+        checkpoint::{FoundSection, GroupSection, MachineImage, Quarantine, SectionEntry, SectionPayload},
         record::{EntryFile, EntryKind, EntryLocation},
         wal::entry_crc,
     },
@@ -27,6 +27,7 @@ pub struct SectionParts {
     pub creation: Bytes,
     pub image: MachineImage,
     pub log: Option<Vec<Bytes>>,
+    pub quarantine: Option<Quarantine>,
 }
 
 /// An entry that a section held with its payload.
@@ -91,6 +92,7 @@ impl Group {
             image: parts.image,
             log: parts.log,
             entries: entries.collect(),
+            quarantine: parts.quarantine,
         }
     }
 
