@@ -78,7 +78,7 @@ pub(crate) struct Transferred {
     pub(crate) captured: Option<CheckpointNumber>,
 }
 
-/// States that are to be made again, one at a time.
+/// Replicas whose state is to be made again, or whose entries behind are to be read, one at a time.
 #[derive(Debug, Default)]
 pub(super) struct Quarantines {
     waiting: BTreeMap<GroupId, Waiting>,
@@ -243,8 +243,16 @@ impl Broker {
         for (id, hold) in held {
             match hold.found {
                 Some(Met { poisonous, is_intact }) => self.quarantine(now, id, &poisonous, is_intact),
-                None => warn!(self.logger, "a replica is held before an entry that this build cannot apply";
-                    "group" => id.0, "index" => hold.index.0, "build" => &self.config.build),
+                None => {
+                    warn!(self.logger, "a replica is held before an entry that this build cannot apply";
+                        "group" => id.0, "index" => hold.index.0, "build" => &self.config.build);
+                    let replica = self.replicas.get_mut(&id).expect("its key was just listed");
+                    // The checkpoint was taken before it was held, and names places of entries that replay does not reach.
+                    if replica.group.next_on_disk(replica.group.applied()).is_some() {
+                        replica.suspended = true;
+                        self.quarantines.waiting.insert(id, Waiting { write: WriteNumber(0), is_intact: true });
+                    }
+                }
             }
         }
     }
@@ -321,13 +329,13 @@ impl Broker {
         } else if let Some(reader) = self.checkpoints.reader_of_newest() {
             Stage::Checkpoint(Box::new(reader))
         } else {
-            Stage::Entries(Box::new(self.from_creation(group)))
+            Stage::Entries(Box::new(self.created_entries(group)))
         };
         Some(Rebuild { group, is_gone: false, stage })
     }
 
     /// No checkpoint has the group yet.
-    fn from_creation(&self, id: GroupId) -> Entries {
+    fn created_entries(&self, id: GroupId) -> Entries {
         let replica = &self.replicas[&id];
         Entries::from(State::empty(&replica.machine), LogIndex::TRUNCATED_AT_CREATION)
     }
@@ -344,7 +352,7 @@ impl Broker {
                     Read::Whole(checkpoint) => {
                         let replica = &self.replicas[&id];
                         let found = from_checkpoint(*checkpoint, id, replica.group.replica(), &replica.machine)?;
-                        let entries = found.unwrap_or_else(|| self.from_creation(id));
+                        let entries = found.unwrap_or_else(|| self.created_entries(id));
                         rebuild.stage = Stage::Entries(Box::new(entries));
                     }
                 },
@@ -377,10 +385,7 @@ impl Broker {
                 entries.applied = entries.applied.next();
             }
             match (&mut replica.machine, state) {
-                (Machine::Metadata(metadata), State::Metadata(state)) => {
-                    *metadata = state;
-                    self.image_moved = true;
-                }
+                (Machine::Metadata(metadata), State::Metadata(state)) => *metadata = state,
                 (Machine::Partition(partition), State::Partition(state)) => {
                     let (made, stored) = (state.next_offset(), partition.log.applied_offset());
                     if made != stored {
@@ -407,13 +412,28 @@ impl Broker {
             return Ok(false);
         }
         replica.suspended = false;
+        // Nobody looked at it meanwhile.
+        self.image_moved |= id == GroupId::METADATA;
         let hold = replica.hold.as_ref().expect("a replica is held until the process ends");
-        info!(self.logger, "the state of a replica that is held was made again"; "group" => id.0,
+        info!(self.logger, "a replica that is held has its state and all entries behind"; "group" => id.0,
             "applied" => entries.applied.0, "held_at" => hold.index.0);
         for read in std::mem::take(&mut entries.damaged) {
             self.entry_damaged(&read);
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+impl Broker {
+    /// Proposes what only a newer build understands.
+    pub(crate) fn propose_newer(&mut self, id: GroupId) {
+        use crate::command::{CommandHeader, FEATURE_LEVEL, WaiterToken};
+        let group = &mut self.replicas.get_mut(&id).expect("the group is on this node").group;
+        let (level, origin, token) = (FEATURE_LEVEL + 1, group.replica(), WaiterToken::NONE);
+        let header = CommandHeader { kind: 200, level, origin, token, stamp: crate::time::Wall(0) };
+        group.propose(vec![(header.encode(), Bytes::from_static(b"newer"))]).expect("this replica leads");
+        self.mark(id);
     }
 }
 

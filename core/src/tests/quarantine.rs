@@ -233,6 +233,29 @@ fn an_entry_that_a_start_cannot_apply_holds_the_replica() {
     world.check_held(victim, before.plus(1));
 }
 
+#[test]
+fn a_command_of_a_newer_level_holds_its_replicas_as_well() {
+    let mut world = World::formed_with(3, sound);
+    let leader = world.create_topic(3);
+    world.create_topics(leader, &["other"], 1, 3);
+    assert_eq!(world.produce_to_leader(batch(&["a"])), ErrorCode::None);
+    let leader = world.run_until_led(GROUP);
+    world.nodes.get_mut(&leader).unwrap().shard.as_mut().unwrap().broker_mut().unwrap().propose_newer(GROUP);
+    world.run_until("all are held", |world| world.nodes_held() == 3);
+    for config in [sound, bad, sound] {
+        world.fill_the_wal(OTHER, WAL_BUDGET);
+        assert_eq!(world.leader(GROUP), None);
+        for node in (1..=3).map(NodeId) {
+            if world.held(node).is_some() {
+                world.check_held(node, Offset(1));
+            }
+        }
+        world.restart_all(config);
+        // Another build tries again. Once two are held, the third one cannot learn that the entry is committed.
+        world.run_until("a majority is held", |world| world.nodes_held() >= 2);
+    }
+}
+
 /// Wherever the process ends while it is about to hold a replica.
 #[test]
 fn no_moment_of_being_held_is_a_bad_one_to_end_at() {
