@@ -111,6 +111,8 @@ kinds! {
     StateTransfer = "state_transfer",
     /// A replica got an entry that its disk had lost from another one.
     EntryRepaired = "entry_repaired",
+    /// A replica was held before an entry that its build could not apply.
+    Held = "held",
     /// A wall clock jumped.
     ClockJump = "clock_jump",
 }

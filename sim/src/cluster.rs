@@ -56,6 +56,7 @@ impl Core for Shard {
         view.states_received = received;
         view.entries_repaired = repaired;
         view.lost = lost;
+        view.held = groups.iter().filter(|group| group.held.is_some()).count() as u64;
         view.groups.extend(groups.into_iter().map(group_view));
     }
 

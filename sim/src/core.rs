@@ -57,6 +57,8 @@ pub struct NodeView {
     pub states_received: u64,
     /// Entries that were lost on its disk and replaced by another node's, since the start of the process.
     pub entries_repaired: u64,
+    /// Replicas that are held before an entry that the build cannot apply.
+    pub held: u64,
     /// Groups of which the node says that an entry is nowhere any more.
     pub lost: Vec<GroupId>,
 }

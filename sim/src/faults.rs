@@ -3,7 +3,7 @@
 //! Invariant: what an entry did is undone by the same entry, and by nothing else; whatever is still in force when the
 //! chaos ends is over by then, because plans let no fault last longer.
 
-use kauri_core::io::Input;
+use kauri_core::{config::NodeConfig, io::Input};
 
 use crate::{
     bites::Bite,
@@ -11,10 +11,18 @@ use crate::{
     dice::Chance,
     network::Site,
     node::Aim,
-    plan::Fault,
+    plan::{CrashKind, Fault},
     time::Span,
     world::{Event, World, trace},
 };
+
+/// A process is replaced by one of another build in this time.
+const UPGRADE: Span = Span::milliseconds(300);
+
+/// The build of nodes that an entry of the plan poisons.
+fn poisoned(entry: usize) -> String {
+    format!("poisoned by {entry}")
+}
 
 impl<C: Core> World<C> {
     pub(crate) fn fault_begins(&mut self, entry: usize) {
@@ -87,6 +95,16 @@ impl<C: Core> World<C> {
                 self.network.reset(Site(a), Site(b), &mut self.schedule, &mut self.bites);
                 None
             }
+            Fault::Poison { nodes, number, lasting } => {
+                for node in nodes {
+                    let configuration = &mut self.nodes[node].configuration;
+                    configuration.build = poisoned(entry);
+                    configuration.poison = Some(number.to_be_bytes().to_vec().into());
+                    self.crash(node, CrashKind::Process, UPGRADE);
+                }
+                self.deliver();
+                Some(lasting)
+            }
             Fault::ClockJump { node, milliseconds } => {
                 self.nodes[node].clock.jump(milliseconds);
                 self.bites.add(Bite::ClockJump);
@@ -116,6 +134,19 @@ impl<C: Core> World<C> {
                 for (from, to) in ways {
                     self.network.lose(Site(from), Site(to), usual);
                 }
+            }
+            Fault::Poison { nodes, .. } => {
+                for node in nodes {
+                    let configuration = &mut self.nodes[node].configuration;
+                    // Another one may have taken its place.
+                    if configuration.build != poisoned(entry) {
+                        continue;
+                    }
+                    configuration.build = NodeConfig::BUILD.to_owned();
+                    configuration.poison = None;
+                    self.crash(node, CrashKind::Process, UPGRADE);
+                }
+                self.deliver();
             }
             Fault::Crash { .. }
             | Fault::Aimed { .. }

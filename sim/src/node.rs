@@ -53,7 +53,8 @@ pub(crate) struct Aim {
 pub(crate) struct Node<C> {
     pub(crate) index: usize,
     seed: u64,
-    configuration: NodeConfig,
+    /// Of the next start, but for its seed.
+    pub(crate) configuration: NodeConfig,
     pub(crate) clock: Clock,
     pub(crate) queue: Queue,
     pub(crate) power: PowerMode,

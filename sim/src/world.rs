@@ -402,9 +402,11 @@ impl<C: Core> World<C> {
         let node = &mut self.nodes[index];
         let Some(process) = &node.process else { return Ok(()) };
         let before = std::mem::take(&mut node.view.states_received);
+        let held = std::mem::take(&mut node.view.held);
         let repaired = std::mem::take(&mut node.view.entries_repaired);
         process.core.view(depth, &mut node.view);
         (repaired..node.view.entries_repaired).for_each(|_| self.bites.add(Bite::EntryRepaired));
+        (held..node.view.held).for_each(|_| self.bites.add(Bite::Held));
         (before..node.view.states_received).for_each(|_| self.bites.add(Bite::StateTransfer));
         self.inside.look(index, &node.view).map_err(|failure| failure.at(self.schedule.now()))
     }

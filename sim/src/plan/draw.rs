@@ -430,7 +430,8 @@ mod tests {
                     | Fault::DiskStall { lasting, .. }
                     | Fault::Cut { lasting, .. }
                     | Fault::Clog { lasting, .. }
-                    | Fault::Loss { lasting, .. } => *lasting,
+                    | Fault::Loss { lasting, .. }
+                    | Fault::Poison { lasting, .. } => *lasting,
                     Fault::Disk { fault, .. } => fault.lasting(),
                     Fault::Reset { .. } | Fault::ClockJump { .. } => Span::ZERO,
                 };

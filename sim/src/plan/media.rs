@@ -1,4 +1,5 @@
-//! Kinds of fault that damage what a disk holds, or lie about it, and which of them a seed may draw.
+//! Kinds of fault that damage what a disk holds, or lie about it, and which of them a seed may draw; and builds that
+//! cannot apply what others can, which are switched on and off as they are.
 //!
 //! They are kept apart from the other kinds because they need copies: how many nodes may lose how much is the plan's
 //! [`DiskBudget`]. Invariant: a kind that is switched on or off leaves everything else of a plan as it was, except that
@@ -29,10 +30,12 @@ pub enum MediaKind {
     Rollback,
     /// Bit rot in segments and their side files, and nowhere else.
     SegmentRot,
+    /// Nodes run a build for a while that cannot apply some records.
+    Poison,
 }
 
 impl MediaKind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::LateSyncError,
         Self::FullDisk,
         Self::SectorError,
@@ -45,6 +48,7 @@ impl MediaKind {
         Self::Wipe,
         Self::Rollback,
         Self::SegmentRot,
+        Self::Poison,
     ];
 
     /// Kinds that the product is to survive today. Add one here when it does.
@@ -64,6 +68,7 @@ impl MediaKind {
             Self::Wipe => "wipe",
             Self::Rollback => "rollback",
             Self::SegmentRot => "segment-rot",
+            Self::Poison => "poison",
         }
     }
 }
@@ -135,8 +140,10 @@ impl Plan {
         for kind in &swarm.media {
             faults.extend(self.draw_media_faults(*kind));
         }
-        // A full disk damages nothing.
-        let is_damage = |fault: &TimedFault| !matches!(fault.fault, Fault::Disk { fault: DiskFault::Full { .. }, .. });
+        // A full disk damages nothing, nor does a build.
+        let is_damage = |fault: &TimedFault| {
+            !matches!(fault.fault, Fault::Disk { fault: DiskFault::Full { .. }, .. } | Fault::Poison { .. })
+        };
         let needs_copies = faults.iter().any(is_damage);
         self.faults.extend(faults);
         // Stable: faults of other kinds at the same moment keep their order.
@@ -164,6 +171,11 @@ impl Plan {
         let mean = Span::seconds(*dice.pick(&[8, 20, 40]));
         let mut at = QUIET_START + dice.exponential(mean);
         while at < CHAOS - Span::seconds(10) {
+            if kind == MediaKind::Poison {
+                faults.push(TimedFault { at, fault: draw_poison(&mut dice, self.nodes.len(), at) });
+                at += Span::seconds(5) + dice.exponential(mean);
+                continue;
+            }
             let node = dice.index(self.nodes.len());
             let fault = draw_fault(kind, &mut dice, CHAOS - LAST_END - at);
             faults.push(TimedFault { at, fault: Fault::Disk { node, fault } });
@@ -177,6 +189,17 @@ impl Plan {
         }
         faults
     }
+}
+
+/// Some, one or all nodes cannot apply records whose turn is about now.
+fn draw_poison(dice: &mut Dice, nodes: usize, at: Span) -> Fault {
+    let lasting = dice.heavy_tail(Span::seconds(2), Span::seconds(40)).min(CHAOS - LAST_END - at);
+    let first = dice.index(nodes);
+    let count = *dice.pick(&[1, 1, 2, nodes]);
+    let nodes = (0..count.min(nodes)).map(|next| (first + next) % nodes).collect();
+    // A producer writes a record every 30 to 120 milliseconds.
+    let tenths = u32::try_from(at.0 / Span::milliseconds(100).0).expect("a run lasts minutes");
+    Fault::Poison { nodes, number: tenths + u32::try_from(dice.below(300)).expect("few"), lasting }
 }
 
 fn draw_fault(kind: MediaKind, dice: &mut Dice, left: Span) -> DiskFault {
@@ -205,6 +228,7 @@ fn draw_fault(kind: MediaKind, dice: &mut Dice, left: Span) -> DiskFault {
             bits: u32::try_from(dice.range(1, 6)).expect("few"),
             draw,
         },
+        MediaKind::Poison => unreachable!("it is no fault of a disk"),
         MediaKind::MisdirectedWrite => DiskFault::MisdirectedWrite { place, within, draw },
         MediaKind::MisdirectedRead => DiskFault::MisdirectedRead { place, within, draw },
         MediaKind::PhantomWrite => DiskFault::PhantomWrite { place, within, draw },
@@ -238,6 +262,23 @@ mod tests {
             assert_eq!(with.nodes, without.nodes);
         }
         assert!(drawn > 60, "{drawn}");
+    }
+
+    #[test]
+    fn poison_is_drawn_and_read_back_as_it_was_written() {
+        let swarm: Swarm = "poison".parse().unwrap();
+        let mut sizes = BTreeSet::new();
+        for seed in 0..60 {
+            let plan = Plan::draw_with(seed, &swarm);
+            for TimedFault { at, fault } in &plan.faults {
+                let Fault::Poison { nodes, lasting, .. } = fault else { continue };
+                sizes.insert(nodes.len());
+                assert!(*at + *lasting < plan.chaos && nodes.iter().all(|node| *node < plan.nodes.len()));
+            }
+            assert_eq!(plan.budget, DiskBudget::default(), "no disk loses anything");
+            assert_eq!(plan.to_string().parse(), Ok(plan));
+        }
+        assert!(sizes.contains(&1) && sizes.contains(&3), "{sizes:?}");
     }
 
     #[test]

@@ -231,6 +231,13 @@ pub enum Fault {
         a: usize,
         b: usize,
     },
+    /// Some nodes are started anew with a build that cannot apply the records with this number, and at the end with one
+    /// that can.
+    Poison {
+        nodes: Vec<usize>,
+        number: u32,
+        lasting: Span,
+    },
     /// A wall clock jumps.
     ClockJump {
         node: usize,

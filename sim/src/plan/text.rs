@@ -100,12 +100,16 @@ impl fmt::Display for Ways<'_> {
     }
 }
 
+fn joined(nodes: &[usize]) -> String {
+    let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    nodes.join(",")
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Crash { nodes, kind, down } => {
-                let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
-                write!(f, "crash nodes={} kind={} down={down}", nodes.join(","), kind.name())
+                write!(f, "crash nodes={} kind={} down={down}", joined(nodes), kind.name())
             }
             Self::Aimed { node, moment, count, kind, down, within } => write!(
                 f,
@@ -126,6 +130,9 @@ impl fmt::Display for Fault {
             Self::Cut { ways, lasting } => write!(f, "cut ways={} for={lasting}", Ways(ways)),
             Self::Clog { ways, lasting } => write!(f, "clog ways={} for={lasting}", Ways(ways)),
             Self::Loss { ways, loss, lasting } => write!(f, "loss ways={} ppm={} for={lasting}", Ways(ways), loss.0),
+            Self::Poison { nodes, number, lasting } => {
+                write!(f, "poison nodes={} number={number} for={lasting}", joined(nodes))
+            }
             Self::Reset { a, b } => write!(f, "reset a={a} b={b}"),
             Self::ClockJump { node, milliseconds } => write!(f, "clock-jump node={node} milliseconds={milliseconds}"),
         }
@@ -231,6 +238,11 @@ fn fault<'a>(kind: &str, words: impl Iterator<Item = &'a str>) -> Result<Fault, 
         "loss" => {
             Fault::Loss { ways: f.take_with("ways", ways)?, loss: Chance(f.take("ppm")?), lasting: f.take("for")? }
         }
+        "poison" => Fault::Poison {
+            nodes: f.take_with("nodes", list)?,
+            number: f.take("number")?,
+            lasting: f.take("for")?,
+        },
         "reset" => Fault::Reset { a: f.take("a")?, b: f.take("b")? },
         "clock-jump" => Fault::ClockJump { node: f.take("node")?, milliseconds: f.take("milliseconds")? },
         other => match DiskFault::parse(other, &mut f)? {
@@ -432,7 +444,7 @@ impl Fault {
     /// The nodes and the sites it names.
     fn places(&self) -> (Vec<usize>, Vec<usize>) {
         match self {
-            Self::Crash { nodes, .. } => (nodes.clone(), Vec::new()),
+            Self::Crash { nodes, .. } | Self::Poison { nodes, .. } => (nodes.clone(), Vec::new()),
             Self::Aimed { node, .. }
             | Self::Shutdown { node, .. }
             | Self::Pause { node, .. }
