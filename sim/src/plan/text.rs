@@ -238,11 +238,9 @@ fn fault<'a>(kind: &str, words: impl Iterator<Item = &'a str>) -> Result<Fault, 
         "loss" => {
             Fault::Loss { ways: f.take_with("ways", ways)?, loss: Chance(f.take("ppm")?), lasting: f.take("for")? }
         }
-        "poison" => Fault::Poison {
-            nodes: f.take_with("nodes", list)?,
-            number: f.take("number")?,
-            lasting: f.take("for")?,
-        },
+        "poison" => {
+            Fault::Poison { nodes: f.take_with("nodes", list)?, number: f.take("number")?, lasting: f.take("for")? }
+        }
         "reset" => Fault::Reset { a: f.take("a")?, b: f.take("b")? },
         "clock-jump" => Fault::ClockJump { node: f.take("node")?, milliseconds: f.take("milliseconds")? },
         other => match DiskFault::parse(other, &mut f)? {
