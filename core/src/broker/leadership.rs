@@ -203,9 +203,10 @@ impl Broker {
             let voters = &replica.group.membership().voters;
             let preferred = replica.places.ranked().find(|(member, _)| voters.contains(member));
             let Some((preferred, node)) = preferred.filter(|(_, node)| *node != self.config.node) else { continue };
+            let progress = replica.group.progress_of(preferred);
             let able = replica.is_serving()
                 && self.peers.is_up(node)
-                && replica.group.progress_of(preferred).is_some_and(|progress| {
+                && progress.is_some_and(|progress| {
                     progress.state == ReplicationState::Replicate
                         && progress.matched.0 + IN_SYNC_LAG_MAX >= replica.group.last_index().0
                 });
@@ -217,7 +218,9 @@ impl Broker {
             // While leadership is handed over nothing is proposed. Who does not take it, perhaps because its disk hangs,
             // is asked ever more rarely.
             let pause = PREFERRED_AFTER * (1 << replica.preferred_offers.min(PREFERRED_DOUBLINGS_MAX));
-            if now.monotonic.since(since) >= pause && transfers < TRANSFERS_MAX {
+            // So does one that is held before an entry: it is not heard of.
+            let is_heard = progress.is_some_and(|progress| progress.recently_active);
+            if now.monotonic.since(since) >= pause && transfers < TRANSFERS_MAX && is_heard {
                 transfers += 1;
                 replica.preferred_since = None;
                 replica.preferred_offers += 1;

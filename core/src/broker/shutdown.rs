@@ -69,7 +69,8 @@ impl Broker {
                 .collect();
             leads |= !candidates.is_empty();
             let ready = candidates.into_iter().filter(|member| member.state == ReplicationState::Replicate);
-            if let Some(best) = ready.max_by_key(|member| member.matched)
+            // One that is held before an entry has everything, perhaps, and answers nothing.
+            if let Some(best) = ready.max_by_key(|member| (member.recently_active, member.matched))
                 && !replica.handing_over
             {
                 replica.handing_over = true;

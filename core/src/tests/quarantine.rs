@@ -132,12 +132,23 @@ fn one_replica_is_held_until_another_build_is_started() {
         world.run_for(A_WHILE);
         assert_ne!(world.leader(GROUP), Some(victim));
         world.run_until_equal(GroupId::METADATA);
+        // Nor is leadership offered to it, although it was the preferred leader.
+        let other = world.run_until_led(GROUP);
+        let connection = world.connect(other);
+        for _ in 0..60 {
+            world.run_for(Duration::from_millis(100));
+            let before = world.now;
+            assert_eq!(world.produce(connection, batch(&["d"])).error_code, ErrorCode::None);
+            assert!(world.now.since(before) < Duration::from_millis(200), "nothing waits for a handover");
+        }
 
         world.change_config = sound;
         world.restart(victim);
         world.run_until_equal(GROUP);
         assert_eq!(world.held(victim), None);
-        assert_eq!(world.read_all(), ["a", POISON, "c"]);
+        assert_eq!(world.read_all()[..3], ["a", POISON, "c"]);
+        // What was transferred to is probed with the next entry.
+        assert_eq!(world.produce_to_leader(batch(&["e"])), ErrorCode::None);
         world.run_until("the preferred leader leads again", |world| world.leader(GROUP) == Some(leader));
         world.assert_nothing_waits();
     }
