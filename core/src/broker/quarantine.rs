@@ -195,17 +195,22 @@ impl Entries {
     /// The next entry to apply: its term, and its payload unless it is no command; or what has to be read before.
     fn next(&mut self, group: &Group) -> Result<Next, String> {
         let index = self.applied.next();
-        if let Some((term, payload)) = self.carried.remove(&index) {
+        let log = group.log();
+        // What was not committed when the checkpoint was taken may have been overwritten since.
+        let is_in_force = |term: Term| index <= log.truncated_index() || log.log_term(index) == term;
+        if let Some((term, payload)) = self.carried.remove(&index)
+            && is_in_force(term)
+        {
             return Ok(payload.map_or(Next::NoCommand, |payload| Next::Command(term, payload)));
         }
         match self.payloads.remove(&index) {
-            Some(Some(payload)) => return Ok(Next::Command(group.log().log_term(index), payload)),
+            Some(Some(payload)) => return Ok(Next::Command(log.log_term(index), payload)),
             Some(None) => return Err(format!("entry {index} cannot be read")),
             None => {}
         }
         match group.stored(index, READ_BYTES) {
             Stored::NoCommand => Ok(Next::NoCommand),
-            Stored::InMemory(payload) => Ok(Next::Command(group.log().log_term(index), payload)),
+            Stored::InMemory(payload) => Ok(Next::Command(log.log_term(index), payload)),
             Stored::OnDisk(reads) => Ok(Next::Read(reads)),
             Stored::Gone => Err(format!("entry {index} is not there any more")),
         }
@@ -426,6 +431,11 @@ impl Broker {
 
 #[cfg(test)]
 impl Broker {
+    /// A checkpoint is taken in the next turn.
+    pub(crate) fn take_checkpoint(&mut self) {
+        self.checkpoint_soon();
+    }
+
     /// Proposes what only a newer build understands.
     pub(crate) fn propose_newer(&mut self, id: GroupId) {
         use crate::command::{CommandHeader, FEATURE_LEVEL, WaiterToken};

@@ -7,6 +7,7 @@ use kauri_protocol::{error::ErrorCode, messages::MetadataRequest, messages::Prod
 
 use super::{client::*, world::World};
 use crate::{
+    broker::Broker,
     config::NodeConfig,
     ids::{GroupId, LogIndex, NodeId, Offset},
     io::FileName,
@@ -54,6 +55,10 @@ impl World {
         let error = self.produce(connection, batch).error_code;
         self.close(connection);
         error
+    }
+
+    fn broker(&mut self, node: NodeId) -> &mut Broker {
+        self.nodes.get_mut(&node).unwrap().shard.as_mut().unwrap().broker_mut().unwrap()
     }
 
     fn restart(&mut self, node: NodeId) {
@@ -244,6 +249,33 @@ fn an_entry_that_a_start_cannot_apply_holds_the_replica() {
     world.check_held(victim, before.plus(1));
 }
 
+/// The state is made again from what the log holds, not from what it held when the checkpoint was taken.
+#[test]
+fn an_entry_that_was_overwritten_since_the_checkpoint_is_not_applied_again() {
+    let mut world = World::formed_with(3, bad);
+    let victim = world.create_topic(3);
+    assert_eq!(world.produce_to_leader(batch(&["a"])), ErrorCode::None);
+    world.run_for(A_WHILE);
+    world.isolate(victim);
+    let connection = world.connect(victim);
+    world.send(connection, &produce_request(-1, batch(&["never committed"])), 9);
+    world.run_for(Duration::from_millis(100));
+    let before = world.inspect(victim).checkpoint;
+    world.broker(victim).take_checkpoint();
+    world.run_for(Duration::from_millis(200));
+    assert!(world.inspect(victim).checkpoint > before);
+    let group = &world.groups(victim)[&GROUP];
+    assert!(group.applied < group.last, "it is in the checkpoint and not applied");
+    world.run_until("another one leads", |world| world.leader(GROUP).is_some_and(|leader| leader != victim));
+    assert_eq!(world.produce_to_leader(batch(&["b"])), ErrorCode::None);
+    world.cuts.clear();
+    world.run_until_equal(GROUP);
+    assert_eq!(world.produce_to_leader(batch(&[POISON])), ErrorCode::NotLeaderOrFollower);
+    world.run_until("it is held", |world| world.held(victim).is_some());
+    world.run_for(Duration::from_secs(1));
+    world.check_held(victim, Offset(2));
+}
+
 #[test]
 fn a_command_of_a_newer_level_holds_its_replicas_as_well() {
     let mut world = World::formed_with(3, sound);
@@ -251,7 +283,7 @@ fn a_command_of_a_newer_level_holds_its_replicas_as_well() {
     world.create_topics(leader, &["other"], 1, 3);
     assert_eq!(world.produce_to_leader(batch(&["a"])), ErrorCode::None);
     let leader = world.run_until_led(GROUP);
-    world.nodes.get_mut(&leader).unwrap().shard.as_mut().unwrap().broker_mut().unwrap().propose_newer(GROUP);
+    world.broker(leader).propose_newer(GROUP);
     world.run_until("all are held", |world| world.nodes_held() == 3);
     for config in [sound, bad, sound] {
         world.fill_the_wal(OTHER, WAL_BUDGET);
