@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use super::{Machine, Replica, Start, apply_entry, checkpoint::encode_image};
+use super::{ApplyFailure, Machine, Replica, Start, apply_entry, checkpoint::encode_image};
 use crate::{
     command::{CommandHeader, Entry, HeaderError},
     ids::{GroupId, LogIndex, Offset, OperationId, ReplicaId, Term, WriteNumber},
@@ -68,6 +68,8 @@ pub enum NotRebuilt {
         "it was being filled by another replica and has batches up to offset {stored}, but its state ends at {applied}"
     )]
     Unfinished { stored: Offset, applied: Offset },
+    #[error("the command at {index} cannot be applied: {what}; recover with a build that can")]
+    Poisonous { index: LogIndex, what: String },
     #[error("{0}")]
     Apply(Exit),
 }
@@ -297,6 +299,7 @@ impl Rebuild {
             image: MachineImage::Inline(encode_image(&replica.machine)),
             log,
             entries: Vec::new(),
+            quarantine: None,
         };
         let state = section.encode().slices.concat().into();
         let (group, replica) = (order.group, order.replica);
@@ -320,7 +323,11 @@ impl Rebuild {
 fn apply(replica: &mut Replica, now: Now, read: &EntryRead, context: &[u8], data: Bytes) -> Result<(), NotRebuilt> {
     let EntryRead { index, term, .. } = *read;
     let header = CommandHeader::decode(context).map_err(|error| NotRebuilt::Command { index, error })?;
-    apply_entry(&mut replica.machine, now, &Entry { index, term, header, data }).map(drop).map_err(NotRebuilt::Apply)
+    match apply_entry(&mut replica.machine, now, &Entry { index, term, header, data }, None) {
+        Ok(_) => Ok(()),
+        Err(ApplyFailure::Exit(exit)) => Err(NotRebuilt::Apply(exit)),
+        Err(ApplyFailure::Poisonous(poisonous)) => Err(NotRebuilt::Poisonous { index, what: poisonous.what }),
+    }
 }
 
 fn full(file: String) -> Exit {
