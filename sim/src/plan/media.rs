@@ -52,7 +52,7 @@ impl MediaKind {
     ];
 
     /// Kinds that the product is to survive today. Add one here when it does.
-    pub const DRAWN: [Self; 3] = [Self::FullDisk, Self::EntryRot, Self::SegmentRot];
+    pub const DRAWN: [Self; 5] = [Self::FullDisk, Self::EntryRot, Self::SegmentRot, Self::Wipe, Self::Poison];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -158,7 +158,11 @@ impl Plan {
         let voters = u32::try_from(self.nodes.iter().filter(|node| node.voter).count()).expect("few nodes");
         let fewest = self.workload.topics.iter().map(|topic| topic.replicas).fold(voters, u32::min);
         let mut dice = Dice::new(self.seed, "plan disk budget", 0, 0);
-        let over = swarm.one_over_budget_in > 0 && dice.below(swarm.one_over_budget_in) == 0;
+        // A cluster that lost most of its disks can say nothing about its partitions: it is broken only on demand.
+        let loses_disks =
+            self.faults.iter().any(|fault| matches!(fault.fault, Fault::Disk { fault: DiskFault::Wipe { .. }, .. }));
+        let one_in = if loses_disks && swarm.one_over_budget_in > 1 { 0 } else { swarm.one_over_budget_in };
+        let over = one_in > 0 && dice.below(one_in) == 0;
         self.budget = DiskBudget { disks: (fewest - 1) / 2, over };
     }
 
