@@ -389,9 +389,10 @@ fn links_carry_frames_both_ways_and_each_end_is_reported() {
 #[test]
 fn a_stranger_on_the_peer_port_gets_no_more_memory_than_a_hello_takes() {
     let (report, reports) = mpsc::channel();
-    let fixture = Fixture::scripted(move |input, _| match input {
-        Input::LinkFrame { frame, .. } => report.send(frame.len()).unwrap(),
-        _ => {}
+    let fixture = Fixture::scripted(move |input, _| {
+        if let Input::LinkFrame { frame, .. } = input {
+            report.send(frame.len()).unwrap();
+        }
     });
     let link = || {
         let stream = TcpStream::connect(fixture.peers).unwrap();
