@@ -28,6 +28,8 @@ fn disks() -> Vec<Disk> {
     plan.faults.clear();
     plan.workload.topics.iter_mut().for_each(|topic| topic.replicas = 3);
     plan.configuration.wal_file_bytes = 256 << 10;
+    // What the stories damage is in the logs alone.
+    plan.configuration.checkpoint_interval = Span::seconds(60);
     let clients = workload::clients(&plan);
     let mut world = World::<Shard>::new(plan, clients, Logger::root(slog::Discard, o!()), Trace::default());
     world.run_until(Instant::default() + Span::seconds(12)).unwrap();
