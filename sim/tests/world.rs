@@ -294,7 +294,7 @@ impl Client for Counter {
 }
 
 fn run<const SYNCS: bool>(seed: u64) -> Result<(u64, Bites, History, World<Toy<SYNCS>>), Failure> {
-    let plan = Plan::draw(seed);
+    let plan = Plan::draw_with(seed, &"none".parse().expect("a name of a swarm"));
     let nodes = plan.nodes.len();
     let counters = (0..plan.clients()).map(|client| {
         let counter = Counter {
@@ -367,8 +367,8 @@ fn every_kind_of_fault_bites_in_some_seed() {
     }
     assert!(acknowledged > 40 * 500, "{acknowledged}");
     // The toy has no window to exhaust, sends too little to fill a buffer, writes one sector at a time, and creates its
-    // only file before the first fault; it has no copies that damage could be repaired from, and no state that another
-    // could send.
+    // only file before the first fault; it has no copies that damage could be repaired from, no state that another could
+    // send, and no commands.
     let unreachable = [
         Bite::CreditExhausted,
         Bite::BufferFull,
@@ -390,6 +390,7 @@ fn every_kind_of_fault_bites_in_some_seed() {
         Bite::Rollback,
         Bite::StateTransfer,
         Bite::EntryRepaired,
+        Bite::Held,
     ];
     let idle: Vec<&str> = Bite::ALL
         .iter()
