@@ -88,7 +88,7 @@ impl Broker {
         } else {
             Machine::Metadata(MetadataState::new())
         };
-        self.replicas.insert(id, Replica::new(group, creation, machine));
+        self.replicas.insert(id, Replica::new(self.config.node, group, creation, machine));
         self.miss_leader(now, id, false);
         self.take_early(id);
         self.mark(id);

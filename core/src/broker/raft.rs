@@ -126,7 +126,7 @@ impl Broker {
                     announced.push(to);
                 }
                 // A replica without a node is gone with its disk.
-                let Some(node) = replica.node_of(to).filter(|node| *node != self.config.node) else { continue };
+                let Some(node) = replica.node_of(to) else { continue };
                 let envelope = Envelope { group: id, from: replica.group.replica(), to, epoch: FIRST_EPOCH };
                 if self.peers.send_raft(now, node, envelope, message).is_err() {
                     replica.group.unreachable(to);

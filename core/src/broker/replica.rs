@@ -28,6 +28,8 @@ use crate::{
 
 /// See the module head.
 pub(crate) struct Replica {
+    /// Where this one runs.
+    node: NodeId,
     pub(super) group: Group,
     pub(super) creation: GroupCreation,
     pub(super) places: Places,
@@ -98,8 +100,9 @@ pub(super) enum Owner {
 }
 
 impl Replica {
-    pub(crate) fn new(group: Group, creation: GroupCreation, machine: Machine) -> Self {
+    pub(crate) fn new(node: NodeId, group: Group, creation: GroupCreation, machine: Machine) -> Self {
         Self {
+            node,
             group,
             places: Places::of_creation(&creation),
             has_moved: false,
@@ -144,8 +147,13 @@ impl Replica {
         self.served_term == Some(self.group.term()) && self.group.is_leader()
     }
 
+    /// Where a replica of the group runs, if it runs at all. Another one that was placed on this node is gone with a disk
+    /// that this node had, though the members, or the places known so far, may still name it.
     pub(super) fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
-        self.places.node_of(replica)
+        if replica == self.group.replica() {
+            return Some(self.node);
+        }
+        self.places.node_of(replica).filter(|node| *node != self.node)
     }
 
     /// The metadata place the group's replicas there. `has_moved`: they are not those of the creation.

@@ -218,7 +218,7 @@ impl Replaying {
                 offset: 0,
                 what: format!("group {id}: {error}"),
             })?;
-            let mut replica = Replica::new(group, found.creation, machine);
+            let mut replica = Replica::new(config.node, group, found.creation, machine);
             replica.found_at_start(hold, transferred);
             replicas.insert(id, replica);
         }

@@ -145,6 +145,39 @@ fn every_moment_of_refilling_may_be_the_last_of_a_process() {
     }
 }
 
+/// The members still name the replica that was lost with the disk: there is nobody to be asked on the own node.
+#[test]
+fn what_a_replaced_disk_loses_at_once_comes_from_the_others() {
+    let mut lost = 0;
+    for rounds in 6..24 {
+        let mut world = World::formed(3);
+        let leader = world.create_topic(3);
+        let connection = world.connect(leader);
+        let victim = *NODES.iter().find(|node| **node != leader).unwrap();
+        world.run_for(Duration::from_secs(1));
+        world.wipe(victim);
+        let values: Vec<String> = (0..rounds).map(|round| round.to_string()).collect();
+        for value in &values {
+            for _ in 0..50 {
+                world.step(victim);
+            }
+            assert_eq!(world.produce(connection, batch(&[value])).error_code, ErrorCode::None);
+        }
+        world.kill(victim);
+        // Not of the last write, which may have been cut short.
+        let payloads = world.payloads(victim, GROUP);
+        if payloads.len() >= 3 {
+            world.damage_payload(victim, payloads[payloads.keys().nth(payloads.len() - 2).unwrap()]);
+            lost += 1;
+        }
+        world.start(victim);
+        world.run_until_refilled(GroupId::METADATA, 3);
+        world.run_until_refilled(GROUP, 3);
+        assert_eq!(world.read_all(), values);
+    }
+    assert!(lost > 3, "{lost}");
+}
+
 /// The node was down when another one lost its disk, and hears of it from the one that it could not know.
 #[test]
 fn a_node_that_was_away_finds_a_leader_with_a_new_replica() {
