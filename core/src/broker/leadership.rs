@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Broker, Replica, replica::Machine};
 use crate::{
-    ids::{GroupId, NodeId, ReplicaId, Term},
-    limits,
+    ids::{GroupId, LogIndex, NodeId, ReplicaId, Term},
+    limits::{self, PEER_GROUP_WINDOW_BYTES},
     metadata::{MetadataCommand, commands::SetNodeLiveness},
     replication::{
         group::ReplicationState,
@@ -32,7 +32,9 @@ const CONNECT_MAX: std::time::Duration = std::time::Duration::from_secs(2);
 /// A node that went down is still named to clients for so long: Kafka's is the session of a broker.
 const LISTED_AFTER_DOWN: std::time::Duration = std::time::Duration::from_secs(30);
 /// Entries that an in-sync replica may be behind.
-const IN_SYNC_LAG_MAX: u64 = 1000;
+const IN_SYNC_LAG_ENTRIES_MAX: u64 = 1000;
+/// And bytes: what a group may have on its way to a node, and as much again.
+const IN_SYNC_LAG_BYTES_MAX: usize = 2 * PEER_GROUP_WINDOW_BYTES;
 /// A new leader has heard of nobody. It takes the replicas of nodes that are up to be in sync until it has, for so long.
 const IN_SYNC_UNHEARD_MAX: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -207,8 +209,7 @@ impl Broker {
             let able = replica.is_serving()
                 && self.peers.is_up(node)
                 && progress.is_some_and(|progress| {
-                    progress.state == ReplicationState::Replicate
-                        && progress.matched.0 + IN_SYNC_LAG_MAX >= replica.group.last_index().0
+                    progress.state == ReplicationState::Replicate && has_most(replica, progress.matched)
                 });
             if !able || self.shutdown.has_begun() {
                 replica.preferred_since = None;
@@ -279,16 +280,20 @@ impl Broker {
 /// Nodes that are up and whose replicas have nearly everything, the leader's own included. Whether a node is up is asked
 /// of its connections: an idle group beats too rarely to know.
 fn in_sync(peers: &Peers, replica: &Replica, now: Now) -> Vec<NodeId> {
-    let last = replica.group.last_index().0;
     let is_new = replica.led_since.is_some_and(|since| now.monotonic.since(since) < IN_SYNC_UNHEARD_MAX);
     let progress = replica.group.progress();
     let voters = progress.iter().filter(|member| replica.group.membership().is_voter(member.replica));
     let keeps_up = voters.filter_map(|member| {
         let node = replica.node_of(member.replica)?;
-        let has_most = if member.matched.0 == 0 { is_new } else { member.matched.0 + IN_SYNC_LAG_MAX >= last };
-        (member.replica == replica.group.replica() || has_most && peers.is_up(node)).then_some(node)
+        let keeps_up = if member.matched.0 == 0 { is_new } else { has_most(replica, member.matched) };
+        (member.replica == replica.group.replica() || keeps_up && peers.is_up(node)).then_some(node)
     });
     keeps_up.collect()
+}
+
+/// Whether a member that has the leader's log up to here has nearly everything.
+fn has_most(replica: &Replica, matched: LogIndex) -> bool {
+    replica.group.lacks_at_most(matched, IN_SYNC_LAG_ENTRIES_MAX, IN_SYNC_LAG_BYTES_MAX)
 }
 
 /// The voters of a group and what this node sees of them.

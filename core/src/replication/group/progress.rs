@@ -65,6 +65,27 @@ impl Group {
         self.node.raft.prs().get(replica.0).map(|progress| ReplicaProgress::new(replica.0, progress))
     }
 
+    /// Whether a member that has this log up to an index lacks at most so many entries, and so many bytes of payloads.
+    pub fn lacks_at_most(&self, matched: LogIndex, entries: u64, bytes: usize) -> bool {
+        let (last, log) = (self.last_index(), self.log());
+        if matched >= last {
+            return true;
+        }
+        if matched.0 + entries < last.0 || matched < log.truncated_index() {
+            return false;
+        }
+        // What Raft has not handed to the log yet is of this turn.
+        let stored = matched.0 + 1..=last.min(log.last_log_index()).0;
+        let mut left = bytes;
+        stored.map(LogIndex).all(|index| match left.checked_sub(log.entry_bytes(index)) {
+            Some(rest) => {
+                left = rest;
+                true
+            }
+            None => false,
+        })
+    }
+
     /// Whether a member has not acknowledged everything: then heartbeats are due more often, because a lost message is
     /// only found by them.
     pub fn has_unacknowledged(&self) -> bool {

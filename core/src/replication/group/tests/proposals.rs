@@ -197,3 +197,21 @@ fn a_large_payload_is_never_copied() {
     }
     assert_eq!(group.log().payload(group.last_index()).unwrap().data.as_ptr(), batch.as_ptr());
 }
+
+#[test]
+fn how_much_a_member_lacks_is_counted_in_entries_and_in_bytes() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    let before = cluster.group(1).last_index();
+    let batch = Bytes::from(vec![0; 1 << 20]);
+    for _ in 0..8 {
+        cluster.group(1).propose(vec![command(batch.clone())]).unwrap();
+        cluster.settle();
+    }
+    let group = cluster.group(1);
+    assert!(group.lacks_at_most(before, 8, 9 << 20));
+    assert!(!group.lacks_at_most(before, 7, 9 << 20), "too many entries");
+    assert!(!group.lacks_at_most(before, 1000, 7 << 20), "few entries may be many bytes");
+    assert!(group.lacks_at_most(LogIndex(before.0 + 4), 1000, 5 << 20));
+    assert!(group.lacks_at_most(group.last_index(), 0, 0));
+}
