@@ -38,8 +38,12 @@ pub(super) struct LiveLogs {
     writing: usize,
     /// What the last look chose, without what was begun since.
     chosen: VecDeque<GroupId>,
-    /// What was chosen is written whatever it costs.
+    /// So many of them are written whatever syncs were spent.
+    at_once: usize,
+    /// Memory is short: what was chosen is written whatever it costs.
     urgent: bool,
+    /// Something waits for these to be on disk.
+    wanted: BTreeSet<GroupId>,
     looked_at: Monotonic,
     look_at: Monotonic,
 }
@@ -64,7 +68,9 @@ impl LiveLogs {
             unsynced: 0,
             writing: 0,
             chosen: VecDeque::new(),
+            at_once: 0,
             urgent: false,
+            wanted: BTreeSet::new(),
             looked_at: now,
             look_at: now,
         };
@@ -85,6 +91,16 @@ impl LiveLogs {
         self.logs.entry(group).or_insert(nothing);
         self.touched.insert(group);
         self.look_soon();
+    }
+
+    /// Something waits for what it holds to be on disk. Whoever waits says so in every turn.
+    pub(super) fn want(&mut self, group: GroupId) {
+        self.wanted.insert(group);
+    }
+
+    /// The next one that something waits for.
+    pub(super) fn next_wanted(&mut self) -> Option<GroupId> {
+        self.wanted.pop_first()
     }
 
     /// The log may have changed, or be gone.
@@ -169,6 +185,7 @@ impl LiveLogs {
         self.look_at =
             now + LOOK_INTERVAL + many(LOOK_INTERVAL_PER_LOG, self.logs.len()) + many(LOOK_INTERVAL_PER_GROUP, groups);
         self.chosen = writes.groups.into();
+        self.at_once = writes.at_once;
         self.urgent = writes.urgent;
     }
 
@@ -178,9 +195,14 @@ impl LiveLogs {
         self.look_at = self.look_at.min(self.looked_at + pause);
     }
 
-    /// Whether what was chosen is written whatever it costs.
+    /// Whether memory is short, so that what was chosen is written whatever it costs.
     pub(super) fn is_urgent(&self) -> bool {
         self.urgent
+    }
+
+    /// Whether the next one that was chosen waits for nothing.
+    pub(super) fn is_next_at_once(&self) -> bool {
+        self.urgent || self.at_once > 0
     }
 
     /// Something was chosen that is not being written yet.
@@ -190,6 +212,7 @@ impl LiveLogs {
 
     /// The next one that was chosen to be written.
     pub(super) fn next_chosen(&mut self) -> Option<GroupId> {
+        self.at_once = self.at_once.saturating_sub(1);
         self.chosen.pop_front()
     }
 }

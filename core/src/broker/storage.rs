@@ -114,14 +114,17 @@ impl Broker {
         earliest(look, waits_for_pace.then_some(self.sync_pace.allowed_at()))
     }
 
-    /// Begins to write what was chosen, and what a checkpoint waits for: it shall not carry that.
+    /// Begins to write what was chosen, and first what a checkpoint waits for, which shall not carry it, and what a state
+    /// transfer does.
     fn begin_writes(&mut self, now: Now, effects: &mut Effects) {
         let Self { replicas, live_logs, segment_operations, sync_pace, ids, checkpoints, .. } = self;
         let mut files = Files { now: now.monotonic, operations: segment_operations, pace: sync_pace, ids, effects };
         while live_logs.writing() < SEGMENT_FILES_MAX {
-            let may_be_chosen = live_logs.is_urgent() || files.pace.allows(now.monotonic);
-            let chosen = || if may_be_chosen { live_logs.next_chosen() } else { None };
-            let Some(id) = checkpoints.flush.pop_front().or_else(chosen) else { break };
+            let may_be_chosen = live_logs.is_next_at_once() || files.pace.allows(now.monotonic);
+            let waited_for = checkpoints.flush.pop_front().or_else(|| live_logs.next_wanted());
+            let Some(id) = waited_for.or_else(|| if may_be_chosen { live_logs.next_chosen() } else { None }) else {
+                break;
+            };
             let Some(partition) = replicas.get_mut(&id).and_then(|replica| replica.partition_mut()) else { continue };
             if !partition.log.is_writing() && files.poll(&mut partition.log, SEGMENT_WRITE_BYTES_MAX) > 0 {
                 live_logs.settle(id, Some(&partition.log));

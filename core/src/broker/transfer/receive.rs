@@ -87,7 +87,9 @@ impl Broker {
                     continue;
                 }
                 standing @ (Standing::Needless | Standing::Stuck) => {
-                    info!(self.logger, "a state transfer ends without a switch"; "group" => id.0, "why" => ?standing);
+                    info!(self.logger, "a state transfer ends without a switch"; "group" => id.0, "why" => ?standing,
+                        "at" => receiver.describe(), "log" => ?local.log, "room" => local.room,
+                        "leader" => ?local.leader);
                     let receiver = self.transfers.receivers.remove(&id).expect("looked at above");
                     if let Some(leader) = local.leader {
                         let question = receiver.give_up(leader, &mut self.transfers.last_question);

@@ -76,6 +76,8 @@ impl Broker {
         if let Some(partition) = replica.partition()
             && partition.log.unsynced_bytes() >= SEGMENT_FLUSH_BYTES as u64
         {
+            // The leader's log grows meanwhile: this does not wait for its turn.
+            self.live_logs.want(id);
             return;
         }
         // Reads of the old log would end in the new one.

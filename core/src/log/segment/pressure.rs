@@ -1,15 +1,16 @@
 //! Which partitions to write, and when.
 //!
-//! Invariant: while there is room in memory, segments cost a few syncs per second and no more, whatever the number of
-//! partitions: those with the most to write go first, so a sync covers much, and small tails wait in memory (a
-//! checkpoint carries them). Only when memory runs short does room matter more than syncs. Nothing here is needed for
-//! durability: the write-ahead log holds every batch.
+//! Invariants: while there is room in memory, segments cost a few syncs per second and one for each
+//! [`SEGMENT_WRITE_BYTES_MAX`], and no more, whatever the number of partitions: those with the most to write go first,
+//! so a sync covers much, and small tails wait in memory (a checkpoint carries them). Only when memory runs short does
+//! room matter more than syncs. And nobody waits for ever behind those that are busier: a tail that fills a write is
+//! written at once, the oldest first. Nothing here is needed for durability: the write-ahead log holds every batch.
 
 use std::{cmp::Reverse, time::Duration};
 
 use crate::{
     ids::GroupId,
-    limits::{SEGMENT_FLUSH_BYTES, SEGMENT_SYNCS_PER_SECOND, SHARD_TAIL_BYTES_MAX},
+    limits::{SEGMENT_FLUSH_BYTES, SEGMENT_SYNCS_PER_SECOND, SEGMENT_WRITE_BYTES_MAX, SHARD_TAIL_BYTES_MAX},
     time::Monotonic,
 };
 
@@ -32,33 +33,44 @@ pub struct Unwritten {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Writes {
     pub groups: Vec<GroupId>,
-    /// Whatever it costs.
+    /// So many of them at once, whatever syncs were spent lately.
+    pub at_once: usize,
+    /// Memory is short: whatever it costs.
     pub urgent: bool,
 }
 
 /// Chooses partitions to write. `memory` is what all tails of the shard hold; `held` says that frames which tails keep
 /// alive must go.
 pub fn writes_due(unwritten: &[Unwritten], memory: usize, held: bool, now: Monotonic) -> Writes {
-    let sizes = || unwritten.iter().map(|candidate| (candidate.group, candidate.bytes));
+    let is_full = |candidate: &&Unwritten| candidate.bytes >= SEGMENT_WRITE_BYTES_MAX as u64;
+    let mut full: Vec<&Unwritten> = unwritten.iter().filter(is_full).collect();
+    full.sort_by_key(|candidate| (candidate.since, candidate.group));
+    let mut groups: Vec<GroupId> = full.iter().map(|candidate| candidate.group).collect();
+    let at_once = groups.len();
+
+    let others = unwritten.iter().filter(|candidate| !is_full(candidate));
+    let sizes = || others.clone().map(|candidate| (candidate.group, candidate.bytes));
     let urgent = held || memory > SHARD_TAIL_BYTES_MAX / 4 * 3;
     if held {
-        return Writes { groups: fewest_to_write(sizes(), u64::MAX), urgent };
-    }
-    if memory > SHARD_TAIL_BYTES_MAX / 2 {
+        groups.extend(fewest_to_write(sizes(), u64::MAX));
+    } else if memory > SHARD_TAIL_BYTES_MAX / 2 {
         let excess = (memory - SHARD_TAIL_BYTES_MAX / 2) as u64;
-        return Writes { groups: fewest_to_write(sizes(), excess), urgent };
+        let left = excess.saturating_sub((at_once * SEGMENT_WRITE_BYTES_MAX) as u64);
+        if left > 0 {
+            groups.extend(fewest_to_write(sizes(), left));
+        }
+    } else {
+        groups.extend(fewest_to_write(sizes().filter(|(_, bytes)| *bytes >= SEGMENT_FLUSH_BYTES as u64), u64::MAX));
+        let mut old: Vec<_> = others
+            .clone()
+            .filter(|candidate| candidate.bytes > 0 && candidate.bytes < SEGMENT_FLUSH_BYTES as u64)
+            .filter_map(|candidate| Some((candidate.since?, candidate.group)))
+            .filter(|(since, _)| now.since(*since) >= DIRTY_MAX)
+            .collect();
+        old.sort_unstable();
+        groups.extend(old.into_iter().map(|(_, group)| group));
     }
-    let large = sizes().filter(|(_, bytes)| *bytes >= SEGMENT_FLUSH_BYTES as u64);
-    let mut groups = fewest_to_write(large, u64::MAX);
-    let mut old: Vec<_> = unwritten
-        .iter()
-        .filter(|candidate| candidate.bytes > 0 && candidate.bytes < SEGMENT_FLUSH_BYTES as u64)
-        .filter_map(|candidate| Some((candidate.since?, candidate.group)))
-        .filter(|(since, _)| now.since(*since) >= DIRTY_MAX)
-        .collect();
-    old.sort_unstable();
-    groups.extend(old.into_iter().map(|(_, group)| group));
-    Writes { groups, urgent }
+    Writes { groups, at_once, urgent }
 }
 
 /// The fewest of `candidates` (groups with their unwritten bytes) that hold `bytes` together, largest first: all of
@@ -128,7 +140,45 @@ mod tests {
         let tails =
             [tail(1, 10, 20), tail(2, 2 << 20, 59), tail(3, 900_000, 50), tail(4, 700, 5), tail(5, 3 << 20, 50)];
         let writes = writes_due(&tails, 1 << 20, false, minute);
-        assert_eq!(writes, Writes { groups: [5, 2, 4, 1].map(GroupId).to_vec(), urgent: false });
+        assert_eq!(writes, Writes { groups: [5, 2, 4, 1].map(GroupId).to_vec(), at_once: 0, urgent: false });
+    }
+
+    /// Replicas that fetch a state wait when they have a full write in memory, and have the next one soon after it was
+    /// written: so the largest tail is always that of the one that was written last.
+    #[test]
+    fn nobody_waits_for_ever_behind_those_that_are_busier() {
+        let full = SEGMENT_WRITE_BYTES_MAX as u64;
+        let mut tails: BTreeMap<u64, (u64, Monotonic)> = (1..=4).map(|group| (group, (full, Monotonic(0)))).collect();
+        let mut written: BTreeMap<u64, u64> = BTreeMap::new();
+        for look in 1..=100 {
+            let now = Monotonic(0) + Duration::from_millis(50) * look;
+            let unwritten: Vec<_> = tails
+                .iter()
+                .map(|(group, (bytes, since))| Unwritten { group: GroupId(*group), bytes: *bytes, since: Some(*since) })
+                .collect();
+            let writes = writes_due(&unwritten, 0, false, now);
+            assert_eq!(writes.at_once, 4, "a full write is worth its sync");
+            // The disk takes one at a time.
+            let first = writes.groups[0].0;
+            tails.insert(first, (full + look as u64, now));
+            *written.entry(first).or_default() += 1;
+        }
+        assert_eq!(written, (1..=4).map(|group| (group, 25)).collect());
+    }
+
+    #[test]
+    fn full_writes_go_first_when_memory_is_short_too() {
+        let tail = |group, bytes, at| Unwritten { group: GroupId(group), bytes, since: Some(Monotonic(at)) };
+        let full = SEGMENT_WRITE_BYTES_MAX as u64;
+        let tails = [tail(1, 3 << 20, 1), tail(2, 2 * full, 3), tail(3, full, 2), tail(4, 5 << 20, 1)];
+        let memory = SHARD_TAIL_BYTES_MAX / 2 + 2 * SEGMENT_WRITE_BYTES_MAX;
+        let chosen = |memory, held| {
+            let writes = writes_due(&tails, memory, held, Monotonic(4));
+            (writes.groups.into_iter().map(|group| group.0).collect::<Vec<_>>(), writes.at_once)
+        };
+        assert_eq!(chosen(memory, false), (vec![3, 2], 2));
+        assert_eq!(chosen(memory + 1, false), (vec![3, 2, 4], 2));
+        assert_eq!(chosen(memory, true), (vec![3, 2, 4, 1], 2));
     }
 
     /// Syncs per second, and the most memory in use, with so many partitions that take so many bytes per second each.

@@ -39,6 +39,8 @@ pub struct Receiver {
     /// When it got on last, and where the log ended then.
     progressed: Monotonic,
     reached: Offset,
+    /// Why the last question was not answered as asked.
+    refusal: Option<Refusal>,
     wake: Option<Monotonic>,
 }
 
@@ -128,6 +130,7 @@ impl Receiver {
             pause_until: now,
             progressed: now,
             reached: Offset(0),
+            refusal: None,
             wake: None,
         }
     }
@@ -305,6 +308,7 @@ impl Receiver {
     }
 
     fn refused(&mut self, now: Monotonic, refusal: Refusal) {
+        self.refusal = Some(refusal);
         match refusal {
             Refusal::NotLeader
             | Refusal::Busy
@@ -353,6 +357,24 @@ impl Receiver {
             Stage::Delta(delta) if delta.has_image() && delta.has_batches(local.log) => Standing::Complete,
             Stage::Behind | Stage::Snapshot | Stage::Delta(_) | Stage::Switching => Standing::UnderWay,
         }
+    }
+
+    /// What it is at, for whoever looks for the reason why it does not get on: of the stage, of the open question, of the
+    /// last refusal.
+    pub fn describe(&self) -> String {
+        let stage = match &self.stage {
+            Stage::Behind => "fetches batches".to_owned(),
+            Stage::Snapshot => "asks for a snapshot".to_owned(),
+            Stage::Delta(delta) => {
+                let SnapshotHead { position, end, image_bytes, .. } = &delta.head;
+                let (index, image, to) = (position.index.0, delta.image.len(), end.next_offset.0);
+                format!("fetches the snapshot of index {index}: {image} of {image_bytes} bytes, batches to {to}")
+            }
+            Stage::Switching => "switches".to_owned(),
+            Stage::Reporting { .. } => "reports".to_owned(),
+        };
+        let open = self.open.as_ref().map_or("none", |_| "one");
+        format!("{stage}; questions open: {open}; last refusal: {:?}", self.refusal)
     }
 
     /// The snapshot that is complete.
