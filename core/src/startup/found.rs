@@ -224,7 +224,9 @@ impl Found {
         // What lies behind the new state in the log before is kept, as it was when the state was switched to.
         let before = self.groups.remove(&group).expect("a group that is not here was handled above");
         found.start.keep_behind(&before.start.log, before.start.hard_state.commit);
-        self.groups.insert(group, FoundGroup { write, inline: before.inline, ..found });
+        // Records come in their order, so that all that follow count, also those of the same write: a start copies into
+        // one write what earlier ones held.
+        self.groups.insert(group, FoundGroup { write: before.write, inline: before.inline, ..found });
         Ok(())
     }
 }

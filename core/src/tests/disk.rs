@@ -14,12 +14,20 @@ pub(super) struct Disk {
     files: BTreeMap<FileName, Vec<u8>>,
     /// Syncs of files of partitions, and of their directories.
     pub(super) partition_syncs: u32,
+    /// There is room for everything else.
+    pub(super) has_no_room_for_checkpoints: bool,
 }
 
 impl Disk {
     pub(super) fn run(&mut self, action: DiskAction) -> Result<DiskOutput, DiskError> {
         let place = |at: u64| usize::try_from(at).unwrap();
         match action {
+            DiskAction::Create { file: FileName::Checkpoint(_), .. }
+            | DiskAction::Write { file: FileName::Checkpoint(_), .. }
+                if self.has_no_room_for_checkpoints =>
+            {
+                return Err(DiskError::Full);
+            }
             DiskAction::Create { file, size } => {
                 self.files.insert(file, vec![0; place(size)]);
             }

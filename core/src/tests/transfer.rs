@@ -37,7 +37,7 @@ impl World {
         }
     }
 
-    fn compact_on(&mut self, node: NodeId, group: GroupId) {
+    pub(super) fn compact_on(&mut self, node: NodeId, group: GroupId) {
         let shard = self.nodes.get_mut(&node).unwrap().shard.as_mut().unwrap();
         shard.broker_mut().unwrap().compact_group(group);
     }
@@ -284,6 +284,45 @@ fn a_receiver_may_end_at_any_moment_of_its_switch() {
         world.run_until_equal(GROUP);
         assert_eq!(world.read_all(), ["a", "b", "c", "d"]);
     }
+}
+
+/// A start copies into one write of a new file what an earlier one wrote that came to no checkpoint. What follows the
+/// record of a switch there is not reflected by it: it was acknowledged.
+#[test]
+fn what_a_replica_wrote_after_its_switch_is_there_after_restarts() {
+    let mut world = World::formed(3);
+    let leader = world.create_topic(3);
+    let laggard = world.follower(leader);
+    world.kill(laggard);
+    let connection = world.connect(leader);
+    for value in ["a", "b", "c"] {
+        assert_eq!(world.produce(connection, batch(&[value])).error_code, ErrorCode::None);
+    }
+    world.run_for(Duration::from_secs(2));
+    world.compact();
+    world.nodes.get_mut(&laggard).unwrap().disk.has_no_room_for_checkpoints = true;
+    world.start(laggard);
+    world.run_until("it took the state over", |world| world.inspect(laggard).received > 0);
+    let connection = world.connect(leader);
+    for value in ["d", "e", "f"] {
+        assert_eq!(world.produce(connection, batch(&[value])).error_code, ErrorCode::None);
+    }
+    world.run_until_equal(GROUP);
+    let before = world.groups(laggard)[&GROUP].clone();
+    let nodes: Vec<NodeId> = world.nodes.keys().copied().collect();
+    nodes.iter().for_each(|node| world.kill(*node));
+    for _ in 0..3 {
+        world.start(laggard);
+        world.run_until("it started", |world| world.groups(laggard).contains_key(&GROUP));
+        let after = world.groups(laggard)[&GROUP].clone();
+        assert!(after.term >= before.term && after.last >= before.last, "{after:?} after {before:?}");
+        world.kill(laggard);
+    }
+    world.nodes.get_mut(&laggard).unwrap().disk.has_no_room_for_checkpoints = false;
+    nodes.iter().for_each(|node| world.start(*node));
+    world.run_until_led(GROUP);
+    world.run_until_equal(GROUP);
+    assert_eq!(world.read_all(), ["a", "b", "c", "d", "e", "f"]);
 }
 
 /// What was cut off in the middle is announced, asked and reported again.
