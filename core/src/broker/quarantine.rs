@@ -204,6 +204,8 @@ impl Entries {
             return Ok(payload.map_or(Next::NoCommand, |payload| Next::Command(term, payload)));
         }
         match self.payloads.remove(&index) {
+            // Several are read together, and what Raft appended for itself lies between commands.
+            Some(Some(payload)) if !is_command(log.kind(index), &payload) => return Ok(Next::NoCommand),
             Some(Some(payload)) => return Ok(Next::Command(log.log_term(index), payload)),
             Some(None) => return Err(format!("entry {index} cannot be read")),
             None => {}
@@ -436,6 +438,11 @@ impl Broker {
         self.checkpoint_soon();
     }
 
+    /// Nothing that is on the disk stays in memory.
+    pub(crate) fn evict_all(&mut self, id: GroupId) {
+        self.replicas.get_mut(&id).expect("the group is on this node").group.evict(usize::MAX);
+    }
+
     /// Proposes what only a newer build understands.
     pub(crate) fn propose_newer(&mut self, id: GroupId) {
         use crate::command::{CommandHeader, FEATURE_LEVEL, WaiterToken};
@@ -445,6 +452,11 @@ impl Broker {
         group.propose(vec![(header.encode(), Bytes::from_static(b"newer"))]).expect("this replica leads");
         self.mark(id);
     }
+}
+
+/// Whether a state machine is shown it: not a change of members, nor what a new leader appends.
+fn is_command(kind: EntryKind, payload: &Payload) -> bool {
+    kind == EntryKind::Normal && payload.bytes() > 0
 }
 
 /// What a checkpoint has of a replica; `None`: nothing.
@@ -465,8 +477,8 @@ fn from_checkpoint(
             SectionPayload::Inline { context, data, .. } => Payload { context, data },
             SectionPayload::Located(_) | SectionPayload::Lost(_) => continue,
         };
-        let is_command = entry.kind == EntryKind::Normal && payload.bytes() > 0;
-        entries.carried.insert(index, (entry.term, is_command.then_some(payload)));
+        let command = is_command(entry.kind, &payload).then_some(payload);
+        entries.carried.insert(index, (entry.term, command));
     }
     Ok(Some(entries))
 }

@@ -249,6 +249,29 @@ fn an_entry_that_a_start_cannot_apply_holds_the_replica() {
     world.check_held(victim, before.plus(1));
 }
 
+/// Changes of members lie between the commands, and are read from the disk with them.
+#[test]
+fn a_state_is_made_again_over_changes_of_members() {
+    let mut world = World::formed_with(3, bad_on::<3>);
+    let leader = world.create_topic(3);
+    let victim = NodeId(3);
+    let wiped = *world.nodes.keys().find(|node| ![leader, victim].contains(node)).unwrap();
+    assert_eq!(world.produce_to_leader(batch(&["a"])), ErrorCode::None);
+    world.run_until_equal(GROUP);
+    world.wipe(wiped);
+    world.run_until_refilled(GROUP, 3);
+    assert_eq!(world.produce_to_leader(batch(&["b"])), ErrorCode::None);
+    world.run_until_equal(GROUP);
+    world.broker(victim).evict_all(GROUP);
+    world.produce_to_leader(batch(&[POISON]));
+    world.run_until("it is held", |world| world.held(victim).is_some());
+    world.run_for(A_WHILE);
+    assert_eq!(world.nodes[&victim].exit, None);
+    let group = &world.groups(victim)[&GROUP];
+    assert_eq!((group.next_offset, group.held), (Offset(2), Some(group.applied.next())));
+    assert!(group.state_hash.is_some(), "its state was made again");
+}
+
 /// The state is made again from what the log holds, not from what it held when the checkpoint was taken.
 #[test]
 fn an_entry_that_was_overwritten_since_the_checkpoint_is_not_applied_again() {

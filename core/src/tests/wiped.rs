@@ -12,7 +12,7 @@ use crate::{
 
 impl World {
     /// The process ends, and starts again on an empty disk. What was on the other one.
-    fn wipe(&mut self, node: NodeId) -> Disk {
+    pub(super) fn wipe(&mut self, node: NodeId) -> Disk {
         self.kill(node);
         let disk = std::mem::take(&mut self.nodes.get_mut(&node).unwrap().disk);
         self.start(node);
@@ -24,7 +24,7 @@ impl World {
     }
 
     /// Every node that shall have a replica of the group has one that votes, and nobody else belongs to it.
-    fn run_until_refilled(&mut self, group: GroupId, nodes: usize) {
+    pub(super) fn run_until_refilled(&mut self, group: GroupId, nodes: usize) {
         self.run_until("the group has as many voters as it shall have", |world| {
             let replicas: Vec<_> = world.nodes.keys().filter_map(|node| world.groups(*node).remove(&group)).collect();
             let ids: BTreeSet<ReplicaId> = replicas.iter().map(|replica| replica.replica).collect();
