@@ -287,15 +287,35 @@ impl Broker {
         let is_time = grown >= self.config.checkpoint_after_bytes()
             || waited >= self.config.checkpoint_interval
             || grown >= CHECKPOINT_GROWTH_BYTES && waited >= CHECKPOINT_GROWTH_INTERVAL;
-        checkpoints.wanted || (checkpoints.changed && is_time) || self.would_free_wal()
+        checkpoints.wanted || (checkpoints.changed && is_time) || self.would_free_wal(now)
     }
 
     /// The WAL has little room left, and another checkpoint lets files of it go: large writes may fill files before it
     /// has grown by what is due, and nothing grows in a WAL that is full.
-    fn would_free_wal(&self) -> bool {
+    fn would_free_wal(&self, now: Now) -> bool {
+        if self.wal.fill().0 <= KEPT_FOR_MEMBERS {
+            return false;
+        }
         let kept = &self.checkpoints.kept;
-        let needed = kept.len().checked_sub(CHECKPOINTS_KEPT).map(|first| kept[first].from.file);
-        self.wal.fill().0 > KEPT_FOR_MEMBERS && needed.is_none_or(|file| file < self.wal.current_file())
+        let Some(first) = kept.len().checked_sub(CHECKPOINTS_KEPT) else { return true };
+        kept[first].from.file < self.wal.current_file()
+            || now.monotonic >= self.checkpoints.release_at && self.has_outlived_needs(&kept[first..])
+    }
+
+    /// Checkpoints that will stay keep files of the WAL for entries that are applied by now: another one does not.
+    fn has_outlived_needs(&self, remaining: &[Kept]) -> bool {
+        let is_wal = |file: &&EntryFile| matches!(file, EntryFile::Wal(_));
+        let mut needs: BTreeSet<EntryFile> =
+            remaining.iter().flat_map(|kept| kept.needs.iter().filter(is_wal)).copied().collect();
+        let mut replicas = self.replicas.values();
+        while !needs.is_empty()
+            && let Some(replica) = replicas.next()
+        {
+            for file in replica.group.files_from(replica.group.applied().next()) {
+                needs.remove(&file);
+            }
+        }
+        !needs.is_empty()
     }
 
     /// Whether more is carried in memory than a checkpoint should hold; says which segments shall be written.
