@@ -258,6 +258,8 @@ pub const FETCH_SESSION_NAME_BYTES_MAX: usize = 16 << 20;
 pub const TRANSFERS_MAX: usize = 8;
 /// Batches, or a part of an image, in one answer of a state transfer, unless a single batch is larger.
 pub const TRANSFER_ANSWER_BYTES_MAX: usize = 1 << 20;
+/// The same after answers did not come in time: a slow path is not filled with answers that nobody waits for any more.
+pub const TRANSFER_ANSWER_BYTES_MIN: usize = 16 << 10;
 /// A replica that is so close to its leader's end asks for a snapshot: what is left is fetched below that.
 pub const TRANSFER_DELTA_BYTES_MAX: u64 = 8 << 20;
 /// The image of one state machine that can be transferred: it becomes part of one record of the WAL.

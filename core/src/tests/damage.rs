@@ -176,6 +176,43 @@ fn what_the_others_have_compacted_comes_as_a_state() {
     world.assert_nothing_waits();
 }
 
+/// Its log is the longest, so that nobody else is elected; and it does not lead without the entry that it lost, which the
+/// other one has in its state only.
+#[test]
+fn the_only_replica_that_may_lead_gets_the_state_of_one_that_may_not() {
+    let mut world = World::formed(3);
+    let leader = world.create_topic(3);
+    let others: Vec<NodeId> = NODES.into_iter().filter(|node| *node != leader).collect();
+    let (other, away) = (others[0], others[1]);
+    let connection = world.connect(leader);
+    for value in ["a", "b", "c", "d"] {
+        assert_eq!(world.produce(connection, batch(&[value])).error_code, ErrorCode::None);
+    }
+    world.run_until_equal(GROUP);
+    world.run_for(Duration::from_secs(1));
+    world.kill(away);
+    let before = world.groups(other)[&GROUP].last;
+    world.cut(leader, other);
+    world.send(connection, &produce_request(-1, batch(&["e"])), 9);
+    world.run_for(Duration::from_millis(100));
+    world.kill(leader);
+    world.cuts.clear();
+    let (lost, place) = world.payloads(leader, GROUP).into_iter().nth(1).unwrap();
+    world.damage_payload(leader, place);
+    world.compact_on(other, GROUP);
+
+    world.start(leader);
+    world.run_until("it is known what is lost", |world| world.groups(leader).contains_key(&GROUP));
+    assert_eq!(world.faulty(leader), Some(lost));
+    assert!(world.groups(leader)[&GROUP].last > before, "nobody else has the last one");
+    assert_eq!(world.run_until_led(GROUP), leader);
+    assert_eq!(world.inspect(leader).received, 1);
+    world.start(away);
+    world.run_until_equal(GROUP);
+    assert_eq!(world.read_all(), ["a", "b", "c", "d", "e"]);
+    world.assert_nothing_waits();
+}
+
 #[test]
 fn a_partition_without_another_replica_stops_alone_and_says_so() {
     let mut world = World::formed(3);

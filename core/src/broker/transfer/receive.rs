@@ -6,7 +6,7 @@ use slog::{error, info, warn};
 use super::{QUESTION, Transfers};
 use crate::{
     broker::{Broker, Replica},
-    ids::{GroupId, LogIndex, NodeId},
+    ids::{GroupId, LogIndex, NodeId, ReplicaId},
     limits::SEGMENT_WRITE_BYTES_MAX,
     log::segment::AheadError,
     replication::{
@@ -16,8 +16,11 @@ use crate::{
             receiver::{Local, Receiver, Standing, Taken},
         },
     },
-    time::Now,
+    time::{Monotonic, Now},
 };
+
+/// Without a leader, each member is asked for so long: it may be behind itself.
+const SOURCE_TURN: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Broker {
     /// A leader announced a state, because its log no longer reaches back to the end of ours.
@@ -71,10 +74,11 @@ impl Broker {
     pub(super) fn advance_receivers(&mut self, now: Now) {
         let ids: Vec<GroupId> = self.transfers.receivers.keys().copied().collect();
         for id in ids {
-            let Some(local) = self.replicas.get(&id).map(|replica| local(replica, self.tails_full)) else {
+            let Some(replica) = self.replicas.get(&id) else {
                 self.transfers.receivers.remove(&id);
                 continue;
             };
+            let local = local(replica, self.source(now.monotonic, replica), self.tails_full);
             if self.transfers.switching.contains_key(&id) {
                 continue;
             }
@@ -89,10 +93,10 @@ impl Broker {
                 standing @ (Standing::Needless | Standing::Stuck) => {
                     info!(self.logger, "a state transfer ends without a switch"; "group" => id.0, "why" => ?standing,
                         "at" => receiver.describe(), "log" => ?local.log, "room" => local.room,
-                        "leader" => ?local.leader);
+                        "from" => ?local.source);
                     let receiver = self.transfers.receivers.remove(&id).expect("looked at above");
-                    if let Some(leader) = local.leader {
-                        let question = receiver.give_up(leader, &mut self.transfers.last_question);
+                    if let Some(source) = local.source {
+                        let question = receiver.give_up(source, &mut self.transfers.last_question);
                         // If it gets lost, the leader takes the silence for the same.
                         self.send_question(now, &question);
                     }
@@ -109,6 +113,21 @@ impl Broker {
             }
         }
         self.start_waiting(now);
+    }
+
+    /// Who is asked: the leader. Without one, a replica that lost an entry asks the other members in turn, because it may
+    /// be the one that has to lead: it does not without that entry, and the others not without what it has behind it.
+    fn source(&self, now: Monotonic, replica: &Replica) -> Option<ReplicaId> {
+        let own = replica.group.replica();
+        if let Some(leader) = replica.group.leader() {
+            return Some(leader).filter(|leader| *leader != own);
+        }
+        replica.group.first_faulty()?;
+        let is_up = |member: &ReplicaId| replica.node_of(*member).is_some_and(|node| self.peers.is_up(node));
+        let members = replica.group.membership().members();
+        let others: Vec<ReplicaId> = members.into_iter().filter(|member| *member != own).filter(is_up).collect();
+        let turn = usize::try_from(now.0 / SOURCE_TURN.as_nanos() as u64).expect("a count of seconds");
+        others.get(turn.checked_rem(others.len())?).copied()
     }
 
     fn send_question(&mut self, now: Now, question: &Question) -> bool {
@@ -132,7 +151,7 @@ impl Broker {
         if replica.node_of(answer.from) != Some(from) || answer.to != replica.group.replica() {
             return;
         }
-        let local = local(replica, self.tails_full);
+        let local = local(replica, None, self.tails_full);
         let Some(Taken::Append { from: _, batches }) = receiver.answer(now.monotonic, &local, answer) else { return };
         let partition = replica.partition_mut().expect("a group without segments asks for no batches");
         match partition.log.append_ahead(now.monotonic, &batches) {
@@ -159,11 +178,10 @@ fn reached(replica: &Replica) -> LogIndex {
     replica.group.first_faulty().map_or(commit, |first| commit.min(LogIndex(first.0 - 1)))
 }
 
-fn local(replica: &Replica, tails_full: bool) -> Local {
-    let own = replica.group.replica();
+fn local(replica: &Replica, source: Option<ReplicaId>, tails_full: bool) -> Local {
     let log = replica.partition().map(|partition| &partition.log);
     Local {
-        leader: replica.group.leader().filter(|leader| *leader != own),
+        source,
         commit: reached(replica),
         log: log.map(|log| LogEnd { next_offset: log.next_offset(), bytes: log.bytes() }),
         room: !tails_full && log.is_none_or(|log| log.unwritten_bytes() < SEGMENT_WRITE_BYTES_MAX as u64),

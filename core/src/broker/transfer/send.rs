@@ -84,8 +84,13 @@ impl Broker {
         if replica.node_of(question.from) != Some(from) || question.to != replica.group.replica() {
             return;
         }
-        let reply = if !replica.group.is_leader() {
+        // Without a leader somebody may have lost an entry, and lead only with the state that has it: any state is one
+        // that was committed.
+        let others_lead = !replica.group.is_leader() && replica.group.leader().is_some();
+        let reply = if others_lead {
             Some(Reply::Refused(Refusal::NotLeader))
+        } else if replica.suspended {
+            Some(Reply::Refused(Refusal::Busy))
         } else if !replica.group.membership().contains(question.from) {
             Some(Reply::Refused(Refusal::NotMember))
         } else {
@@ -252,5 +257,5 @@ impl Broker {
 
 /// The end of what is applied.
 fn end_of(log: &crate::log::segment::PartitionLog, state: &crate::partition::PartitionState) -> LogEnd {
-    LogEnd { next_offset: state.next_offset(), bytes: log.bytes() }
+    LogEnd { next_offset: state.next_offset(), bytes: log.applied_bytes() }
 }

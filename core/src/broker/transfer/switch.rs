@@ -93,9 +93,11 @@ impl Broker {
                 return;
             }
         };
-        if let (State::Partition(state), Some(partition)) = (&state, replica.partition())
+        // A former leader may have sent more than this one has applied: the log is ahead of the new state then, too.
+        if let (State::Partition(state), Some(partition)) = (&state, replica.partition_mut())
+            && (state.log_start() != partition.log.log_start()
+                || !partition.log.applied_to(state.next_offset(), head.end.bytes))
             && !loses_last_chunk()
-            && (state.next_offset(), state.log_start()) != (partition.log.next_offset(), partition.log.log_start())
         {
             warn!(self.logger, "a transferred state does not fit the batches that came with it"; "group" => id.0);
             receiver.discard(now.monotonic);
@@ -104,7 +106,7 @@ impl Broker {
         let start = replica.group.switch(position, head.membership, &head.removed);
         let log = replica.partition_mut().map(|partition| {
             let mut slices = Vec::new();
-            partition.log.image().applied_to_end().encode(&mut slices);
+            partition.log.image().encode(&mut slices);
             slices
         });
         let section = GroupSection {
@@ -183,7 +185,6 @@ impl Broker {
             }
             (Machine::Partition(partition), State::Partition(state)) => {
                 partition.state = state;
-                partition.log.applied_to_end();
                 assert!(
                     partition.state.next_offset() == partition.log.applied_offset() || loses_last_chunk(),
                     "checked before the switch"

@@ -41,16 +41,16 @@ pub(super) struct Behind {
     segment: usize,
     /// Bytes of that segment.
     bytes: u64,
-    /// CRC of them behind the last full chunk.
-    rest_crc: u32,
+    /// CRC of them behind the last full chunk, if it is known.
+    rest_crc: Option<u32>,
     next_offset: Offset,
 }
 
 impl Behind {
     /// A state machine that is at the end of a log.
     pub(super) fn at_end(segments: &[Segment], next_offset: Offset) -> Self {
-        let Some(last) = segments.last() else { return Self { segment: 0, bytes: 0, rest_crc: 0, next_offset } };
-        Self { segment: segments.len() - 1, bytes: last.bytes, rest_crc: last.rest().crc, next_offset }
+        let Some(last) = segments.last() else { return Self { segment: 0, bytes: 0, rest_crc: Some(0), next_offset } };
+        Self { segment: segments.len() - 1, bytes: last.bytes, rest_crc: Some(last.rest().crc), next_offset }
     }
 
     pub(super) fn restored(image: AppliedImage, segments: &[Segment]) -> Self {
@@ -58,7 +58,7 @@ impl Behind {
         let segment = segments.partition_point(|segment| segment.start.0 <= position).saturating_sub(1);
         let bytes = position - segments.get(segment).map_or(0, |segment| segment.start.0);
         // At the end of one segment and at the beginning of the next one at once, if there is one.
-        let rest_crc = if bytes == 0 { 0 } else { rest_crc };
+        let rest_crc = if bytes == 0 { Some(0) } else { rest_crc };
         Self { segment, bytes, rest_crc, next_offset }
     }
 
@@ -80,7 +80,7 @@ impl Behind {
         next_offset: Offset,
     ) -> Result<bool, Damage> {
         if self.bytes == segments[self.segment].bytes {
-            *self = Self { segment: self.segment + 1, bytes: 0, rest_crc: 0, ..*self };
+            *self = Self { segment: self.segment + 1, bytes: 0, rest_crc: Some(0), ..*self };
         }
         let segment = &segments[self.segment];
         let begin = chunks_in(self.bytes);
@@ -92,13 +92,13 @@ impl Behind {
             while !slice.is_empty() {
                 let room = usize::try_from(CHUNK - self.bytes % CHUNK).expect("at most a chunk");
                 let (now, later) = slice.split_at(room.min(slice.len()));
-                self.rest_crc = crc32c::crc32c_append(self.rest_crc, now);
+                self.rest_crc = self.rest_crc.map(|crc| crc32c::crc32c_append(crc, now));
                 self.bytes += now.len() as u64;
                 slice = later;
                 if self.bytes.is_multiple_of(CHUNK) {
                     let chunk = chunks_in(self.bytes) - 1;
-                    let crc = std::mem::take(&mut self.rest_crc);
-                    if segment.marks.knows_checksum(chunk) && crc != segment.chunk_crc(chunk) {
+                    let crc = self.rest_crc.replace(0).filter(|_| segment.marks.knows_checksum(chunk));
+                    if crc.is_some_and(|crc| crc != segment.chunk_crc(chunk)) {
                         return Err(differs(chunk));
                     }
                 }
@@ -108,9 +108,8 @@ impl Behind {
         let segment_ends = self.bytes == segment.bytes;
         let last = self.segment + 1 == segments.len();
         let knows_rest = segment.marks.knows_checksum(chunks_in(segment.bytes));
-        if segment_ends && knows_rest && self.rest_crc != segment.rest().crc
-            || (segment_ends && last) != (next_offset == end)
-        {
+        let rest_crc = self.rest_crc.filter(|_| segment_ends && knows_rest);
+        if rest_crc.is_some_and(|crc| crc != segment.rest().crc) || (segment_ends && last) != (next_offset == end) {
             return Err(differs(begin));
         }
         Ok(next_offset < end)
@@ -124,9 +123,29 @@ impl PartitionLog {
         self.behind.map_or(self.next_offset, |behind| behind.next_offset())
     }
 
-    /// The state machine was replaced by one that has applied all batches: nothing is compared any more.
-    pub fn applied_to_end(&mut self) {
-        self.behind = None;
+    /// Where the batches end that the state machine applied, in the bytes of the partition.
+    pub fn applied_bytes(&self) -> u64 {
+        self.behind.map_or(self.bytes(), |behind| behind.image(&self.segments).position)
+    }
+
+    /// The state machine was replaced by one that has applied the batches up to an offset, which end after so many bytes
+    /// of the partition: only what is behind is compared. False, and nothing changed, if that is not known to be a
+    /// place where this log can go on.
+    #[must_use]
+    pub fn applied_to(&mut self, next_offset: Offset, position: u64) -> bool {
+        if next_offset == self.next_offset {
+            self.behind = None;
+            return true;
+        }
+        let place = AppliedImage { next_offset, position, rest_crc: None };
+        let behind = Behind::restored(place, &self.segments);
+        // What is known of settled segments is on disk only.
+        let is_known = self.segments.get(behind.segment..).is_some_and(|rest| rest.iter().all(|segment| segment.known));
+        if next_offset > self.next_offset || position >= self.bytes() || !is_known {
+            return false;
+        }
+        self.behind = Some(behind);
+        true
     }
 
     /// Appends whole batches, back to back, that a state transfer brought: the bytes that every replica has from

@@ -22,6 +22,8 @@ const VERSION: u16 = 1;
 const HEAD_BYTES: usize = 48;
 const SEGMENT_BYTES: usize = 40;
 const APPLIED_BYTES: usize = 20;
+const APPLIED: u16 = 1;
+const APPLIED_WITHOUT_CRC: u16 = 2;
 const CLOSED: u32 = 1;
 const HAS_TIMESTAMP: u32 = 2;
 
@@ -66,8 +68,8 @@ pub(super) struct AppliedImage {
     pub(super) next_offset: Offset,
     /// In the bytes of the partition.
     pub(super) position: u64,
-    /// CRC of the bytes before it in its chunk.
-    pub(super) rest_crc: u32,
+    /// CRC of the bytes before it in its chunk, if it is known.
+    pub(super) rest_crc: Option<u32>,
 }
 
 /// These bytes are no image of a log.
@@ -158,7 +160,11 @@ impl LogImage {
     pub fn encode(&self, out: &mut Vec<Bytes>) {
         let mut head = BytesMut::with_capacity(self.encoded_bytes() - self.tail_bytes());
         head.put_u16_le(VERSION);
-        head.put_u16_le(u16::from(self.applied.is_some()));
+        head.put_u16_le(match self.applied {
+            None => 0,
+            Some(AppliedImage { rest_crc: Some(_), .. }) => APPLIED,
+            Some(AppliedImage { rest_crc: None, .. }) => APPLIED_WITHOUT_CRC,
+        });
         head.put_u32_le(count(self.segments.len()));
         head.put_i64_le(self.log_start.0);
         head.put_i64_le(self.next_offset.0);
@@ -170,7 +176,7 @@ impl LogImage {
         if let Some(applied) = self.applied {
             head.put_i64_le(applied.next_offset.0);
             head.put_u64_le(applied.position);
-            head.put_u32_le(applied.rest_crc);
+            head.put_u32_le(applied.rest_crc.unwrap_or(0));
         }
         for segment in &self.segments {
             let flags = u32::from(segment.closed) * CLOSED + u32::from(segment.max_timestamp.is_some()) * HAS_TIMESTAMP;
@@ -197,7 +203,7 @@ impl LogImage {
         if version != VERSION {
             return Err(LogImageError::Version { version });
         }
-        let has_applied = bytes.get_u16_le() == 1;
+        let applied = bytes.get_u16_le();
         let segments = bytes.get_u32_le() as usize;
         let (log_start, next_offset) = (Offset(bytes.get_i64_le()), Offset(bytes.get_i64_le()));
         let content_crc = ContentCrc::new(bytes.get_u32_le());
@@ -205,7 +211,12 @@ impl LogImage {
         let overlap = bytes.get_u32_le();
         bytes.advance(4);
         let tail_bytes = bytes.get_u64_le();
-        let applied = has_applied.then(|| AppliedImage::decode(&mut bytes)).transpose()?;
+        let applied = match applied {
+            0 => None,
+            APPLIED => Some(AppliedImage::decode(&mut bytes)?),
+            APPLIED_WITHOUT_CRC => Some(AppliedImage { rest_crc: None, ..AppliedImage::decode(&mut bytes)? }),
+            _ => return Err(LogImageError::Applied),
+        };
         let segments = decode_segments(&mut bytes, segments, next_offset)?;
         match (bytes.len() as u64).checked_sub(tail_bytes) {
             None => return Err(LogImageError::Short),
@@ -297,7 +308,8 @@ impl AppliedImage {
         if bytes.len() < APPLIED_BYTES {
             return Err(LogImageError::Short);
         }
-        Ok(Self { next_offset: Offset(bytes.get_i64_le()), position: bytes.get_u64_le(), rest_crc: bytes.get_u32_le() })
+        let (next_offset, position) = (Offset(bytes.get_i64_le()), bytes.get_u64_le());
+        Ok(Self { next_offset, position, rest_crc: Some(bytes.get_u32_le()) })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The side that misses something: what it asks next, and of whom.
 //!
 //! Owns the order of a transfer (batches until little is missing, a snapshot, its image and the rest of its batches, the
-//! report of the switch), time limits and the pace. Invariant: one question is open at a time, and only its answer is
+//! report of the switch), time limits, the pace and the size of answers. Invariant: one question is open at a time, and only its answer is
 //! taken; whatever is lost is asked again, of whoever leads then; what was appended is never fetched twice. So an
 //! announcement that comes again, a new leader or a restart costs at most what was under way.
 //!
@@ -18,8 +18,8 @@ use crate::mutants::Mutant;
 use crate::{
     ids::{GroupId, LogIndex, Offset, ReplicaId},
     limits::{
-        BATCH_BYTES_MAX, TRANSFER_ANSWER_BYTES_MAX, TRANSFER_ANSWER_TIMEOUT, TRANSFER_DELTA_BYTES_MAX, TRANSFER_PAUSE,
-        TRANSFER_REPORT, TRANSFER_STUCK,
+        BATCH_BYTES_MAX, TRANSFER_ANSWER_BYTES_MAX, TRANSFER_ANSWER_BYTES_MIN, TRANSFER_ANSWER_TIMEOUT,
+        TRANSFER_DELTA_BYTES_MAX, TRANSFER_PAUSE, TRANSFER_REPORT, TRANSFER_STUCK,
     },
     replication::group::SnapshotPosition,
     time::{Monotonic, earliest},
@@ -35,6 +35,8 @@ pub struct Receiver {
     stage: Stage,
     open: Option<Open>,
     throttle: Throttle,
+    /// What one answer may hold: less after each one that did not come in time, as on a path that others fill, too.
+    answer_bytes_max: usize,
     pause_until: Monotonic,
     /// When it got on last, and where the log ended then.
     progressed: Monotonic,
@@ -77,7 +79,8 @@ struct Open {
 /// What the replica knows of itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Local {
-    pub leader: Option<ReplicaId>,
+    /// Who is asked: whoever leads, as far as it is known.
+    pub source: Option<ReplicaId>,
     pub commit: LogIndex,
     /// Where its batches end; none for a group without segments.
     pub log: Option<LogEnd>,
@@ -127,6 +130,7 @@ impl Receiver {
             stage: Stage::Behind,
             open: None,
             throttle: Throttle::new(),
+            answer_bytes_max: TRANSFER_ANSWER_BYTES_MAX,
             pause_until: now,
             progressed: now,
             reached: Offset(0),
@@ -154,7 +158,7 @@ impl Receiver {
             self.wake = Some(open.at + TRANSFER_ANSWER_TIMEOUT);
             return None;
         }
-        let leader = local.leader?;
+        let source = local.source?;
         let ask = self.ask(local)?;
         let at = match ask {
             Ask::Batches { .. } | Ask::Image { .. } => self.pause_until.max(self.throttle.ready_at()),
@@ -165,23 +169,24 @@ impl Receiver {
             return None;
         }
         *number += 1;
-        self.open = Some(Open { number: *number, to: leader, at: now });
+        self.open = Some(Open { number: *number, to: source, at: now });
         self.wake = Some(now + TRANSFER_ANSWER_TIMEOUT);
-        Some(Question { group: self.group, from: self.replica, to: leader, number: *number, ask })
+        Some(Question { group: self.group, from: self.replica, to: source, number: *number, ask })
     }
 
     /// Gives up what a former leader was asked, and what took too long.
     fn follow(&mut self, now: Monotonic, local: &Local) {
-        let is_over = |open: &Open| {
-            local.leader.is_some_and(|leader| leader != open.to) || now.since(open.at) >= TRANSFER_ANSWER_TIMEOUT
-        };
-        if self.open.as_ref().is_some_and(is_over) {
-            self.open = None;
+        let is_late = |open: &mut Open| now.since(open.at) >= TRANSFER_ANSWER_TIMEOUT;
+        if let Some(late) = self.open.take_if(is_late)
+            && local.source == Some(late.to)
+        {
+            self.answer_bytes_max = (self.answer_bytes_max / 2).max(TRANSFER_ANSWER_BYTES_MIN);
         }
-        let Some(leader) = local.leader else { return };
+        self.open.take_if(|open| local.source.is_some_and(|source| source != open.to));
+        let Some(source) = local.source else { return };
         // What a former leader keeps is a state that was committed, but nobody holds the log behind it for us any more.
         if let Stage::Delta(delta) = &self.stage
-            && delta.source != leader
+            && delta.source != source
         {
             self.stage = Stage::Snapshot;
         }
@@ -189,7 +194,7 @@ impl Receiver {
 
     fn ask(&self, local: &Local) -> Option<Ask> {
         let batches = |log: LogEnd, upper| {
-            let bytes_max = TRANSFER_ANSWER_BYTES_MAX as u32;
+            let bytes_max = self.answer_bytes_max as u32;
             local.room.then_some(Ask::Batches { from: log.next_offset, upper, bytes_max })
         };
         match &self.stage {
@@ -202,7 +207,7 @@ impl Receiver {
                 _ if !delta.has_image() => Some(Ask::Image {
                     snapshot: delta.head.snapshot,
                     offset: delta.image.len() as u64,
-                    bytes_max: TRANSFER_ANSWER_BYTES_MAX as u32,
+                    bytes_max: self.answer_bytes_max as u32,
                 }),
                 Some(log) if !delta.has_batches(Some(log)) => batches(log, delta.head.end.next_offset),
                 Some(_) | None => None,
@@ -221,6 +226,7 @@ impl Receiver {
         let asked = self.ask(local);
         let source = open.to;
         self.open = None;
+        self.answer_bytes_max = (self.answer_bytes_max + TRANSFER_ANSWER_BYTES_MIN).min(TRANSFER_ANSWER_BYTES_MAX);
         match (answer.reply, asked) {
             (Reply::Batches { from, end, batches }, Some(Ask::Batches { from: asked, bytes_max, .. }))
                 if from == asked =>
@@ -275,9 +281,9 @@ impl Receiver {
     }
 
     fn snapshot(&mut self, now: Monotonic, local: &Local, source: ReplicaId, head: SnapshotHead) {
-        // A leader that is behind what is here has just been elected, and will not stay behind.
-        let behind =
-            head.position.index <= local.commit || local.log.is_some_and(|log| log.next_offset > head.end.next_offset);
+        // A leader that is behind what is committed here has just been elected, and will not stay behind. Batches that are
+        // here already, because a former leader had applied more, are compared when the state machine comes to them.
+        let behind = head.position.index <= local.commit;
         if behind || !head.membership.contains(self.replica) {
             self.pause_until = now + TRANSFER_PAUSE;
             return;

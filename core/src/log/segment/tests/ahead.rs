@@ -3,7 +3,7 @@
 use kauri_protocol::records::{BatchError, BatchHeader};
 use proptest::prelude::*;
 
-use super::{crash::check_whole, disk::Crash, restoring::image, *};
+use super::{crash::check_whole, disk::Crash, image::encoded, restoring::image, *};
 
 const SEGMENT_BYTES: u64 = 300 * KIB as u64;
 
@@ -130,6 +130,66 @@ fn a_state_machine_that_is_replaced_has_nothing_left_to_compare() {
     assert_eq!(world.log.applied_offset(), batches[50].base_offset);
     world.append_all(&batches[50..]);
     check_whole(&mut world, &batches);
+}
+
+/// Wherever the state stands that replaces the state machine, what follows is compared and nothing is written again, also
+/// after a restart.
+#[test]
+fn a_log_may_be_ahead_of_the_state_that_replaces_its_state_machine() {
+    let batches = transferred();
+    let mut position = 0;
+    for count in 0..batches.len() {
+        let mut world = World::new(SEGMENT_BYTES, 1);
+        world.log.append_ahead(Monotonic(0), &concatenated(&batches).into()).expect("they are sound");
+        world.flush();
+        assert!(world.log.applied_to(batches[count].base_offset, position));
+        assert_eq!((world.log.applied_offset(), world.log.applied_bytes()), (batches[count].base_offset, position));
+        let image = LogImage::decode(encoded(&image(&mut world.log)).into()).expect("it was just encoded");
+        let mut again = World::restore(world.disk.clone(), SEGMENT_BYTES, image, 1).expect("no damage");
+        for world in [&mut world, &mut again] {
+            world.disk.trace.clear();
+            for batch in &batches[count..] {
+                assert_eq!(world.log.applied_offset(), batch.base_offset);
+                world.append(batch);
+            }
+            world.flush();
+            assert!(world.disk.trace.is_empty(), "nothing was left to be written");
+            check_whole(world, &batches);
+        }
+        position += (batches[count].header.len() + batches[count].body.len()) as u64;
+    }
+}
+
+#[test]
+fn a_state_that_the_log_cannot_go_on_from_is_refused() {
+    let batches = transferred();
+    let mut world = World::new(SEGMENT_BYTES, 1);
+    world.log.append_ahead(Monotonic(0), &concatenated(&batches[..9]).into()).expect("they are sound");
+    let bytes = world.log.bytes();
+    assert!(!world.log.applied_to(batches[10].base_offset, bytes), "it has more than the log");
+    assert!(!world.log.applied_to(batches[8].base_offset, bytes), "it stands at the end of the bytes");
+    assert_eq!(world.log.applied_offset(), Offset(0), "nothing changed");
+    assert!(world.log.applied_to(batches[9].base_offset, bytes));
+    world.append_all(&batches[9..]);
+    check_whole(&mut world, &batches);
+}
+
+/// The checksum of the chunk in which the state stands is the only one that is not compared.
+#[test]
+fn what_follows_such_a_state_is_compared() {
+    let batches = transferred();
+    let position = concatenated(&batches[..3]).len() as u64;
+    for different in [5, 60, batches.len() - 1] {
+        let mut world = World::new(SEGMENT_BYTES, 1);
+        world.log.append_ahead(Monotonic(0), &concatenated(&batches).into()).expect("they are sound");
+        assert!(world.log.applied_to(batches[3].base_offset, position));
+        let mut own = batches.clone();
+        let mut body = own[different].body.to_vec();
+        body[20] ^= 1;
+        own[different].body = body.into();
+        let damage = own[3..].iter().find_map(|batch| world.log.append(Monotonic(0), batch.clone()).err());
+        assert_eq!(damage.expect("it is noticed when the chunk is complete").kind, DamageKind::ChunkRegenerated);
+    }
 }
 
 #[test]

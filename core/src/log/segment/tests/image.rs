@@ -7,7 +7,7 @@ use crate::log::segment::image::AppliedImage;
 
 const SEGMENT_BYTES: u64 = 300 * KIB as u64;
 
-fn encoded(image: &LogImage) -> Vec<u8> {
+pub(super) fn encoded(image: &LogImage) -> Vec<u8> {
     let mut out = Vec::new();
     image.encode(&mut out);
     out.concat()
@@ -38,7 +38,7 @@ fn the_bytes_of_version_one() {
     world.append(&batches[3]);
     world.append(&small);
     let image = LogImage {
-        applied: Some(AppliedImage { next_offset: Offset(6), position: 80_000, rest_crc: 77 }),
+        applied: Some(AppliedImage { next_offset: Offset(6), position: 80_000, rest_crc: Some(77) }),
         ..world.log.image()
     };
     let bytes = encoded(&image);
