@@ -1,9 +1,11 @@
 //! Repair of damaged segments: which replica is asked for what was lost, and what others are told.
 //!
 //! One run of chunks at a time for the whole shard, so memory is bounded whatever is damaged: look at it once more, ask
-//! one member after the other until one sends bytes that have the recorded checksum, write them where they were.
+//! one member after the other until one sends bytes that have the recorded checksum, write them where they were. If
+//! nobody has them, all are asked for what they can read, and it is put together of what is sound in each.
 //! Invariant: nothing is installed that [`PartitionLog::mend`](crate::log::segment::PartitionLog::mend) did not accept,
-//! and only verified bytes are sent. Identities, votes and positions are not touched by any of this.
+//! and bytes that were not verified are sent only to whoever asks for such. Identities, votes and positions are not
+//! touched by any of this.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -17,7 +19,7 @@ use crate::{
         SEGMENT_REPAIR_ANSWER_BYTES_MAX, SEGMENT_REPAIR_ANSWER_TIMEOUT, SEGMENT_REPAIR_PAUSE_MAX,
         SEGMENT_REPAIR_PAUSE_MIN, SEGMENT_REPAIR_RATE, SEGMENT_REPAIR_READS_MAX,
     },
-    log::segment::{ChunkRead, Look, Mended, ReadError, Serving, Want},
+    log::segment::{Care, ChunkRead, Look, Mended, ReadError, Serving, Want},
     replication::{
         peer::ControlKind,
         segment_repair::{Answer, Ask, Question, Reply},
@@ -77,6 +79,8 @@ struct Fetching {
     want: Want,
     got: Vec<Bytes>,
     got_bytes: usize,
+    /// Nobody has it as it was.
+    as_it_is: bool,
     /// Members that were asked and did not help.
     tried: BTreeSet<ReplicaId>,
     asked: Option<Asked>,
@@ -97,6 +101,9 @@ impl Fetching {
 
     /// The member that was asked does not help.
     fn pass_on(&mut self) {
+        if self.as_it_is {
+            self.drop_received();
+        }
         if let Some(asked) = self.asked.take() {
             self.tried.insert(asked.replica);
         }
@@ -245,7 +252,8 @@ impl Broker {
         match want {
             Some(want) => {
                 let (got, tried) = Default::default();
-                job.stage = Stage::Fetching(Fetching { want, got, got_bytes: 0, tried, asked: None });
+                let fetching = Fetching { want, got, got_bytes: 0, as_it_is: false, tried, asked: None };
+                job.stage = Stage::Fetching(fetching);
             }
             // The read had gone wrong, not the bytes.
             None => self.segment_repairs.job = None,
@@ -296,7 +304,7 @@ impl Broker {
                 number,
                 position: fetching.want.position + fetching.got_bytes as u64,
                 bytes: (fetching.want.bytes - fetching.got_bytes) as u64,
-                ask: Ask::Bytes,
+                ask: if fetching.as_it_is { Ask::BytesAsTheyAre } else { Ask::Bytes },
             };
             let node = replica.node_of(to);
             let sent = node.is_some_and(|node| self.peers.send_control(now, node, QUESTION, question.encode()).is_ok());
@@ -306,6 +314,14 @@ impl Broker {
                 return;
             }
             fetching.tried.insert(to);
+        }
+        if !fetching.as_it_is && fetching.want.witnesses.is_empty() {
+            debug!(self.logger, "no replica has what is lost of a segment as it was"; "group" => group.0,
+                "position" => fetching.want.position);
+            fetching.as_it_is = true;
+            fetching.tried.clear();
+            fetching.drop_received();
+            return self.ask_next(now);
         }
         warn!(self.logger, "no replica could help to repair a segment"; "group" => group.0,
             "position" => fetching.want.position);
@@ -334,6 +350,8 @@ impl Broker {
         }
         let slices = match answer.reply {
             Reply::Bytes(slices) => slices,
+            // Its log ends before.
+            Reply::Unavailable if fetching.as_it_is && fetching.got_bytes > 0 => Vec::new(),
             Reply::Digest(_) | Reply::Unavailable | Reply::Busy => {
                 fetching.pass_on();
                 return;
@@ -348,15 +366,25 @@ impl Broker {
         fetching.got.extend(slices);
         fetching.got_bytes += bytes;
         self.segment_repairs.begin_at = self.segment_repairs.begin_at.max(now.monotonic) + cost(bytes);
-        if fetching.got_bytes < fetching.want.bytes {
+        if fetching.got_bytes < fetching.want.bytes && bytes > 0 {
             // The rest is asked of the same one, who has it in its next segment.
             fetching.asked = None;
             return;
         }
-        let whole = Bytes::from(fetching.got.concat());
+        let mut whole = Bytes::from(fetching.got.concat());
         let is_only_other = replica.group.membership().members().len() <= 2;
         let partition = replica.partition_mut().expect("only segments are repaired");
         let chunks = fetching.want.chunks.len() as u64;
+        if fetching.as_it_is {
+            fetching.want.copies.push(whole);
+            let Some(merged) = partition.log.merge(&fetching.want) else {
+                fetching.pass_on();
+                return;
+            };
+            info!(self.logger, "what is lost of a segment is put together of damaged copies"; "group" => answer.group.0,
+                "position" => fetching.want.position);
+            whole = merged;
+        }
         match partition.log.mend(&fetching.want, &whole, is_only_other) {
             Mended::Accepted => {
                 job.stage = Stage::Mending(chunks);
@@ -397,9 +425,10 @@ impl Broker {
         let is_member = replica.group.membership().contains(question.from);
         let Some(partition) = replica.partition_mut().filter(|_| is_member) else { return };
         let serving = match question.ask {
-            Ask::Bytes => {
+            Ask::Bytes | Ask::BytesAsTheyAre => {
+                let care = if question.ask == Ask::Bytes { Care::Verified } else { Care::AsItIs };
                 let length = usize::try_from(question.bytes).unwrap_or(usize::MAX).min(SEGMENT_REPAIR_ANSWER_BYTES_MAX);
-                partition.log.serve(question.position, length)
+                partition.log.serve(question.position, length, care)
             }
             Ask::Digest => {
                 let digest = partition.log.digest(question.position, question.bytes);

@@ -32,6 +32,8 @@ pub struct Question {
 pub enum Ask {
     /// The bytes themselves, or the first of them.
     Bytes,
+    /// The same, also where they are damaged: nobody has them as they were.
+    BytesAsTheyAre,
     /// The checksum of the segment that begins at the position and has so many bytes.
     Digest,
 }
@@ -75,6 +77,7 @@ impl Question {
         out.put_u8(match self.ask {
             Ask::Bytes => 1,
             Ask::Digest => 2,
+            Ask::BytesAsTheyAre => 3,
         });
         out.put_u64(self.position);
         out.put_u64(self.bytes);
@@ -89,6 +92,7 @@ impl Question {
         let ask = match from.u8()? {
             1 => Ask::Bytes,
             2 => Ask::Digest,
+            3 => Ask::BytesAsTheyAre,
             _ => return Err(CodecError::Value("the kind of a question")),
         };
         let (position, bytes) = (from.u64()?, from.u64()?);
@@ -178,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_was_said_is_heard() {
-        for ask in [Ask::Bytes, Ask::Digest] {
+        for ask in [Ask::Bytes, Ask::Digest, Ask::BytesAsTheyAre] {
             assert_eq!(Question::decode(&question(ask).encode()), Ok(question(ask)));
         }
         let bytes = Reply::Bytes(vec![Bytes::from_static(b"chunk")]);

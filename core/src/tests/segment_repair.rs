@@ -136,6 +136,39 @@ fn a_reader_waits_until_what_it_reads_is_repaired() {
     world.assert_nothing_waits();
 }
 
+/// No replica has the chunk as it was, and yet everything of it is sound somewhere.
+#[test]
+fn a_chunk_that_is_damaged_everywhere_is_put_together_of_what_is_sound() {
+    let mut world = written(small);
+    for (node, bytes) in [(1, [173, 3_133]), (2, [1_876, 65_535]), (3, [173, 30_000])] {
+        bytes.into_iter().for_each(|byte| world.flip(NodeId(node), 0, byte));
+    }
+    world.run_until("everything is found and repaired", |world| {
+        world.nodes.keys().all(|node| {
+            let inspection = world.inspect(*node);
+            inspection.damaged == 0 && inspection.repairs.repaired > 0
+        })
+    });
+    world.assert_equal_files();
+    world.nodes.keys().for_each(|node| verify(&world, *node));
+    assert_eq!(world.read_patiently(), 0);
+    world.assert_nothing_waits();
+}
+
+/// What is sound nowhere stays marked, and nothing is made up.
+#[test]
+fn what_is_sound_nowhere_is_not_made_up() {
+    let mut world = written(small);
+    for (node, bytes) in [(1, [173, 3_133]), (2, [174, 65_535]), (3, [175, 30_000])] {
+        bytes.into_iter().for_each(|byte| world.flip(NodeId(node), 0, byte));
+    }
+    world.run_for(Duration::from_secs(30));
+    for node in world.nodes.keys() {
+        let inspection = world.inspect(*node);
+        assert_eq!((inspection.damaged, inspection.repairs.repaired), (1, 0));
+    }
+}
+
 /// Different sectors on two of three nodes, segments and side files, found by nobody but those who look for it.
 #[test]
 fn damage_on_two_of_three_nodes_is_found_and_repaired() {

@@ -52,12 +52,22 @@ pub enum ServePlan {
         plan: ReadPlan,
         position: u64,
         length: usize,
+        care: Care,
     },
     Chunks {
         plan: ChunkPlan,
         position: u64,
         length: usize,
+        care: Care,
     },
+}
+
+/// What another replica gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Care {
+    Verified,
+    /// Whatever can be read: who asks finds out what of it is sound.
+    AsItIs,
 }
 
 /// Bytes for another replica.
@@ -196,8 +206,8 @@ impl PartitionLog {
         self.given_back(plan.file);
     }
 
-    /// Bytes of the partition from a position on, verified, for another replica.
-    pub fn serve(&mut self, position: u64, length: usize) -> Serving {
+    /// Bytes of the partition from a position on for another replica.
+    pub fn serve(&mut self, position: u64, length: usize, care: Care) -> Serving {
         let at = Position(position);
         let number = self.segments.partition_point(|segment| segment.end() <= at);
         let Some(segment) = self.segments.get(number).filter(|_| length > 0) else { return Serving::Unavailable };
@@ -210,35 +220,37 @@ impl PartitionLog {
             self.reads += 1;
             let segment = &self.segments[number];
             let plan = ReadPlan::to_learn(segment);
-            return Serving::NeedsDisk(ServePlan::Learn { plan, position, length });
+            return Serving::NeedsDisk(ServePlan::Learn { plan, position, length, care });
         }
         let first = chunks_in(place);
         let end = (place + length as u64).min(segment.disk_bytes);
         let chunks = first..chunks_in(end + CHUNK - 1);
-        let sound = segment.marks.next_marked(first).unwrap_or(usize::MAX).min(chunks.end);
+        let marked = segment.marks.next_marked(first).filter(|_| care == Care::Verified);
+        let sound = marked.unwrap_or(usize::MAX).min(chunks.end);
         if sound <= first {
             return Serving::Unavailable;
         }
         let plan = self.plan_chunks(number, first..sound);
-        Serving::NeedsDisk(ServePlan::Chunks { plan, position, length })
+        Serving::NeedsDisk(ServePlan::Chunks { plan, position, length, care })
     }
 
     /// Goes on with a read for another replica.
     pub fn complete_serve(&mut self, plan: ServePlan, result: Result<DiskOutput, DiskError>) -> Serving {
         match plan {
-            ServePlan::Learn { plan, position, length } => match self.complete_read(plan, result) {
-                Ok(ReadResult::Empty) => self.serve(position, length),
+            ServePlan::Learn { plan, position, length, care } => match self.complete_read(plan, result) {
+                Ok(ReadResult::Empty) => self.serve(position, length, care),
                 Ok(ReadResult::Ready(_) | ReadResult::NeedsDisk(_) | ReadResult::OutOfRange | ReadResult::Damaged) => {
                     unreachable!("nothing was looked for")
                 }
                 Err(_) => Serving::Unavailable,
             },
-            ServePlan::Chunks { plan, position, length } => {
+            ServePlan::Chunks { plan, position, length, care } => {
                 let read = self.complete_chunks(plan, result);
                 let segment = &self.segments[self.segment_of(read.base)];
                 let start = segment.start + read.chunks.start as u64 * CHUNK;
                 let skip = usize::try_from(Position(position) - start).expect("inside the first chunk");
-                if read.damage.is_some() && repair::is_verified() || read.bytes.len() <= skip {
+                let is_refused = read.damage.is_some() && care == Care::Verified && repair::is_verified();
+                if is_refused || read.bytes.len() <= skip {
                     return Serving::Unavailable;
                 }
                 let bytes = read.bytes.slice(skip..read.bytes.len().min(skip + length));

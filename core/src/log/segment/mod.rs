@@ -19,6 +19,7 @@ mod image;
 mod index;
 mod marks;
 mod mending;
+mod merge;
 mod operations;
 mod position;
 mod pressure;
@@ -40,7 +41,7 @@ use kauri_protocol::records::HEADER_BYTES;
 
 pub use self::{
     ahead::AheadError,
-    chunks::{ChunkPlan, ChunkRead, ServePlan, Serving},
+    chunks::{Care, ChunkPlan, ChunkRead, ServePlan, Serving},
     content::Content,
     damage::{Damage, DamageKind, ReadError, RecoveryError},
     image::{LogImage, LogImageError},

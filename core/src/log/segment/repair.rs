@@ -12,6 +12,7 @@ use super::{
     chunks::{ChunkPlan, ChunkRead},
     damage::{DamageKind, ReadError},
     file::{CHUNK, chunks_in},
+    merge::merge,
     rebuild::{Rebuild, Step},
 };
 use crate::{
@@ -47,6 +48,9 @@ pub struct Want {
     pub bytes: usize,
     /// Copies that agree with no other one so far, if nothing here says what the bytes were.
     pub witnesses: Vec<Bytes>,
+    /// What could be read, here first, of bytes whose checksums are known: each of these copies is damaged somewhere, and
+    /// may end early.
+    pub copies: Vec<Bytes>,
 }
 
 /// What became of bytes that another replica sent.
@@ -214,8 +218,9 @@ impl PartitionLog {
         let own = read.bytes.slice(skip.min(read.bytes.len())..);
         let is_known = segment.marks.knows_checksum(chunks.start);
         let bytes = usize::try_from(bytes).expect("a few chunks");
-        let witnesses = if is_known || own.len() < bytes { Vec::new() } else { vec![own.slice(..bytes)] };
-        Some(Want { chunks, position, bytes, witnesses })
+        let own: Vec<Bytes> = if own.len() < bytes { Vec::new() } else { vec![own.slice(..bytes)] };
+        let (copies, witnesses) = if is_known { (own, Vec::new()) } else { (Vec::new(), own) };
+        Some(Want { chunks, position, bytes, witnesses, copies })
     }
 
     /// Takes what another replica sent for what was wanted. Of bytes whose checksum is lost here, too, it takes those
@@ -248,6 +253,26 @@ impl PartitionLog {
         }
         self.mending.mend_chunks(number, segment, want.chunks.clone(), vec![bytes.clone()]);
         Mended::Accepted
+    }
+
+    /// What was wanted, put together of the copies that there are: each is damaged, but perhaps each elsewhere. `None` if
+    /// they do not lead to the checksums that are recorded here.
+    pub fn merge(&self, want: &Want) -> Option<Bytes> {
+        let number = self.segments.partition_point(|segment| segment.end().0 <= want.position);
+        let segment = self.segments.get(number).filter(|segment| segment.known)?;
+        if want.chunks.end > segment.disk_chunks() || want.copies.iter().any(|copy| copy.len() > want.bytes) {
+            return None;
+        }
+        let mut merged = Vec::with_capacity(want.bytes);
+        for chunk in want.chunks.clone() {
+            let crc = segment.checksum_of(chunk)?;
+            let length = usize::try_from(segment.chunk_bytes(chunk)).expect("at most a chunk");
+            let place = |copy: &Bytes| merged.len().min(copy.len())..(merged.len() + length).min(copy.len());
+            let copies: Vec<&[u8]> = want.copies.iter().map(|copy| &copy[place(copy)]).collect();
+            let chunk = merge(&copies, length, crc)?;
+            merged.extend(chunk);
+        }
+        Some(merged.into())
     }
 }
 

@@ -284,7 +284,7 @@ fn other_replicas_get_what_is_sound() {
     let reference = [concatenated(&batches), concatenated(&more)].concat();
     world.disk.corrupt(log_file(0), |bytes| bytes[3 * CHUNK_BYTES] ^= 1);
     let mut get = |position: usize, length: usize| {
-        let mut serving = world.log.serve(position as u64, length);
+        let mut serving = world.log.serve(position as u64, length, Care::Verified);
         loop {
             match serving {
                 Serving::Ready(slices) => return Some(slices.concat()),
