@@ -155,6 +155,14 @@ struct Load {
     total: usize,
 }
 
+/// A replica that goes elsewhere.
+#[derive(Clone, Copy, Debug)]
+struct Move {
+    partition: usize,
+    from: Place,
+    to: Place,
+}
+
 struct Plan {
     nodes: Vec<NodeId>,
     /// The rack of each node, as a number. Nodes that name none are racks of their own.
@@ -210,36 +218,70 @@ impl Plan {
         self.partitions.push(chosen);
     }
 
-    /// Moves replicas from nodes with more to nodes with less where the racks allow it. Choosing one partition after
-    /// the other leaves little to do here.
+    /// Moves replicas from nodes with more to nodes with less where the racks allow it, if need be over other nodes, which
+    /// take one and give one away. Choosing one partition after the other leaves little to do here.
     fn even_out_replicas(&mut self) {
         for _ in 0..self.rounds() {
-            let Some((partition, rank, to)) = self.uneven_replica() else { return };
-            let from = std::mem::replace(&mut self.partitions[partition][rank], to);
-            self.replicas[from].remove();
-            self.replicas[to].add();
-            if rank == 0 {
-                self.leaders[from].remove();
-                self.leaders[to].add();
+            let Some(path) = self.uneven_replicas() else { return };
+            for Move { partition, from, to } in path {
+                if !self.may_move(&self.partitions[partition], from, to) {
+                    // An earlier step moved another replica of the same partition: the next search sees that.
+                    break;
+                }
+                let rank = self.partitions[partition].iter().position(|place| *place == from);
+                let rank = rank.expect("the move was found to be possible");
+                self.partitions[partition][rank] = to;
+                self.replicas[from].remove();
+                self.replicas[to].add();
+                if rank == 0 {
+                    self.leaders[from].remove();
+                    self.leaders[to].add();
+                }
             }
         }
     }
 
-    /// A replica that is better off elsewhere: partition, rank, and where.
-    fn uneven_replica(&self) -> Option<(usize, usize, Place)> {
+    /// Whether the replica of a partition at one node may lie at another one instead.
+    fn may_move(&self, partition: &[Place], from: Place, to: Place) -> bool {
+        let in_rack = |rack: usize| {
+            let others = partition.iter().filter(|place| **place != from);
+            others.filter(|place| self.racks[**place] == rack).count()
+        };
+        partition.contains(&from) && !partition.contains(&to) && in_rack(self.racks[to]) <= in_rack(self.racks[from])
+    }
+
+    /// The shortest way to make a node with more have one replica less and a node with less one more, the last step first:
+    /// so each node on the way takes one before it gives one away.
+    fn uneven_replicas(&self) -> Option<Vec<Move>> {
+        let mut held = vec![Vec::new(); self.nodes.len()];
         for (number, partition) in self.partitions.iter().enumerate() {
-            for (rank, &from) in partition.iter().enumerate() {
-                let better = (0..self.nodes.len()).find(|&to| {
-                    let alone = |rack: usize| {
-                        let others = partition.iter().filter(|place| **place != from);
-                        others.filter(|place| self.racks[**place] == rack).count()
-                    };
-                    self.replicas[from].exceeds(self.replicas[to])
-                        && !partition.contains(&to)
-                        && alone(self.racks[to]) <= alone(self.racks[from])
-                });
-                if let Some(to) = better {
-                    return Some((number, rank, to));
+            partition.iter().for_each(|place| held[*place].push(number));
+        }
+        let places = 0..self.nodes.len();
+        for from in places.clone() {
+            let is_end = |to: Place| self.replicas[from].exceeds(self.replicas[to]);
+            if !places.clone().any(is_end) {
+                continue;
+            }
+            let mut reached: Vec<Option<(usize, Place)>> = vec![None; self.nodes.len()];
+            let mut queue = VecDeque::from([from]);
+            while let Some(place) = queue.pop_front() {
+                for &partition in &held[place] {
+                    for to in places.clone().filter(|to| *to != from) {
+                        if reached[to].is_some() || !self.may_move(&self.partitions[partition], place, to) {
+                            continue;
+                        }
+                        reached[to] = Some((partition, place));
+                        if is_end(to) {
+                            let steps = path(&reached, from, to).into_iter();
+                            let step = |(partition, to): (usize, Place)| {
+                                let (_, from) = reached[to].expect("it is on the path");
+                                Move { partition, from, to }
+                            };
+                            return Some(steps.map(step).collect());
+                        }
+                        queue.push_back(to);
+                    }
                 }
             }
         }

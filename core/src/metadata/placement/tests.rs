@@ -175,6 +175,59 @@ fn a_large_topic_is_placed_quickly_and_evenly() {
     assert!(unevenness(&image, placed.iter().map(|nodes| &nodes[0])) <= 1);
 }
 
+/// Places topics of so many partitions and replicas, with these ties, one after the other, and looks at all of them.
+fn check_even(nodes: usize, racks: usize, topics: Vec<(i32, i16, u64)>) -> Result<(), TestCaseError> {
+    // Racks of equal size, or none at all.
+    let names = ["a", "b", "c", "d"];
+    let names: Vec<&str> = (0..nodes).map(|node| if racks == 0 { "" } else { names[node % racks] }).collect();
+    let equal = racks == 0 || nodes.is_multiple_of(racks);
+    let mut image = cluster(&names);
+    let mut all = Vec::new();
+    for ((partitions, factor, spread), number) in topics.into_iter().zip(1..) {
+        let demand = Demand::numbers(partitions, factor.min(nodes as i16));
+        let placed = place(&image, &demand, spread).unwrap();
+        prop_assert_eq!(&placed, &place(&image, &demand, spread).unwrap(), "deterministic");
+        prop_assert_eq!(placed.len(), partitions as usize);
+        for nodes in &placed {
+            prop_assert_eq!(nodes.len(), usize::from(demand.replication_factor() as u16));
+            prop_assert_eq!(nodes.iter().collect::<BTreeSet<_>>().len(), nodes.len());
+            if racks > 0 {
+                let distinct = names.iter().collect::<BTreeSet<_>>().len();
+                prop_assert_eq!(racks_of(&image, nodes), distinct.min(nodes.len()));
+            }
+        }
+        if equal {
+            prop_assert!(unevenness(&image, placed.iter().flatten()) <= 1);
+            prop_assert!(unevenness(&image, placed.iter().map(|nodes| &nodes[0])) <= 1);
+        }
+        add_topic(&mut image, number, &placed);
+        all.extend(placed);
+        // Over all topics racks may get in the way, and leaders of single replicas are where the replicas are.
+        if equal {
+            let allowed = if racks == 0 { 1 } else { 2 };
+            prop_assert!(unevenness(&image, all.iter().flatten()) <= allowed, "over all topics");
+            if all.iter().all(|nodes| nodes.len() > 1) {
+                prop_assert!(unevenness(&image, all.iter().map(|nodes| &nodes[0])) <= 2, "over all topics");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Here no replica could go from the fullest node to the emptiest one: each partition of one had the other, too, or the
+/// racks were in the way.
+#[test]
+fn replicas_go_over_other_nodes_where_they_cannot_go_at_once() {
+    let topics = vec![
+        (6, 4, 3_890_559_912_208_106_391),
+        (15, 1, 15_952_000_307_159_726_338),
+        (20, 3, 7_406_422_177_198_700_379),
+        (34, 4, 6_775_909_970_569_680_577),
+        (9, 2, 5_748_184_696_688_718_007),
+    ];
+    check_even(9, 3, topics).unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
     #[test]
@@ -183,39 +236,6 @@ proptest! {
         racks in 0usize..5,
         topics in proptest::collection::vec((1i32..40, 1i16..6, any::<u64>()), 1..12),
     ) {
-        // Racks of equal size, or none at all.
-        let names = ["a", "b", "c", "d"];
-        let names: Vec<&str> = (0..nodes).map(|node| if racks == 0 { "" } else { names[node % racks] }).collect();
-        let equal = racks == 0 || nodes % racks == 0;
-        let mut image = cluster(&names);
-        let mut all = Vec::new();
-        for ((partitions, factor, spread), number) in topics.into_iter().zip(1..) {
-            let demand = Demand::numbers(partitions, factor.min(nodes as i16));
-            let placed = place(&image, &demand, spread).unwrap();
-            prop_assert_eq!(&placed, &place(&image, &demand, spread).unwrap(), "deterministic");
-            prop_assert_eq!(placed.len(), partitions as usize);
-            for nodes in &placed {
-                prop_assert_eq!(nodes.len(), usize::from(demand.replication_factor() as u16));
-                prop_assert_eq!(nodes.iter().collect::<BTreeSet<_>>().len(), nodes.len());
-                if racks > 0 {
-                    let distinct = names.iter().collect::<BTreeSet<_>>().len();
-                    prop_assert_eq!(racks_of(&image, nodes), distinct.min(nodes.len()));
-                }
-            }
-            if equal {
-                prop_assert!(unevenness(&image, placed.iter().flatten()) <= 1);
-                prop_assert!(unevenness(&image, placed.iter().map(|nodes| &nodes[0])) <= 1);
-            }
-            add_topic(&mut image, number, &placed);
-            all.extend(placed);
-            // Over all topics racks may get in the way, and leaders of single replicas are where the replicas are.
-            if equal {
-                let allowed = if racks == 0 { 1 } else { 2 };
-                prop_assert!(unevenness(&image, all.iter().flatten()) <= allowed, "over all topics");
-                if all.iter().all(|nodes| nodes.len() > 1) {
-                    prop_assert!(unevenness(&image, all.iter().map(|nodes| &nodes[0])) <= 2, "over all topics");
-                }
-            }
-        }
+        check_even(nodes, racks, topics)?;
     }
 }
