@@ -8,14 +8,14 @@ use kauri_core::{
     ids::GroupId,
     io::{Effects, Input},
     metadata::Topic,
-    replication::group::Role,
+    replication::group::{Membership, Role},
     shard::Shard,
     time::{Monotonic, Now},
 };
 use slog::Logger;
 
 use crate::{
-    core::{Core, Depth, GroupView, Members, NodeView, PartitionView},
+    core::{Core, Depth, GroupView, Led, Members, NodeView, PartitionView},
     plan::Plan,
     run::{self, Outcome},
     trace::Trace,
@@ -46,6 +46,7 @@ impl Core for Shard {
 
     fn view(&self, depth: Depth, view: &mut NodeView) {
         view.groups.clear();
+        view.led.clear();
         // A core that still recovers shows nothing.
         let Some(Inspection { groups, entry_bytes, tail_bytes, wal_queued_bytes, received, repaired, lost, .. }) =
             self.inspect(inspection_depth(depth))
@@ -57,7 +58,14 @@ impl Core for Shard {
         view.entries_repaired = repaired;
         view.lost = lost;
         view.held = groups.iter().filter(|group| group.held.is_some()).count() as u64;
-        view.groups.extend(groups.into_iter().map(group_view));
+        for group in groups {
+            view.groups.push(group_view(&group));
+            if group.role == Role::Leader
+                && let Some(Membership { voters, .. }) = group.membership
+            {
+                view.led.push(Led { group: group.group, voters, is_changing: group.changing });
+            }
+        }
     }
 
     fn partitions(&self) -> Vec<(String, i32, GroupId)> {
@@ -93,9 +101,21 @@ fn inspection_depth(depth: Depth) -> broker::Depth {
     }
 }
 
-fn group_view(inspected: GroupInspection) -> GroupView {
-    let GroupInspection { group, replica, role, term, commit, applied, state_hash, log_start, next_offset, .. } =
-        inspected;
+fn group_view(inspected: &GroupInspection) -> GroupView {
+    let &GroupInspection {
+        group,
+        replica,
+        role,
+        term,
+        commit,
+        applied,
+        last,
+        faulty,
+        state_hash,
+        log_start,
+        next_offset,
+        ..
+    } = inspected;
     GroupView {
         group,
         replica,
@@ -103,6 +123,8 @@ fn group_view(inspected: GroupInspection) -> GroupView {
         is_leader: role == Role::Leader,
         commit,
         applied,
+        last,
+        faulty,
         state_hash,
         partition: (group != GroupId::METADATA).then_some(PartitionView { log_start, next_offset }),
     }

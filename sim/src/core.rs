@@ -61,6 +61,8 @@ pub struct NodeView {
     pub held: u64,
     /// Groups of which the node says that an entry is nowhere any more.
     pub lost: Vec<GroupId>,
+    /// Groups that the node leads.
+    pub led: Vec<Led>,
 }
 
 /// One replica from the inside.
@@ -72,10 +74,24 @@ pub struct GroupView {
     pub is_leader: bool,
     pub commit: LogIndex,
     pub applied: LogIndex,
+    /// Where the log ends.
+    pub last: LogIndex,
+    /// The first entry that was lost on the disk and is not repaired.
+    pub faulty: Option<LogIndex>,
     /// Equal on all replicas that applied the same index.
     pub state_hash: Option<u64>,
     /// None for the metadata group.
     pub partition: Option<PartitionView>,
+}
+
+/// What the leader of a group knows of its members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Led {
+    pub group: GroupId,
+    /// As of what it applied.
+    pub voters: BTreeSet<ReplicaId>,
+    /// A change is proposed and not in force, or joint.
+    pub is_changing: bool,
 }
 
 /// What a replica of a partition holds.

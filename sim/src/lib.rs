@@ -23,6 +23,7 @@ mod panic;
 pub mod plan;
 pub mod run;
 pub mod schedule;
+mod sent;
 pub mod summary;
 pub mod time;
 pub mod trace;

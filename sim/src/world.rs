@@ -408,7 +408,8 @@ impl<C: Core> World<C> {
         (repaired..node.view.entries_repaired).for_each(|_| self.bites.add(Bite::EntryRepaired));
         (held..node.view.held).for_each(|_| self.bites.add(Bite::Held));
         (before..node.view.states_received).for_each(|_| self.bites.add(Bite::StateTransfer));
-        self.inside.look(index, &node.view).map_err(|failure| failure.at(self.schedule.now()))
+        let is_damaged = self.copies.is_hurt(index) || self.copies.is_over_budget();
+        self.inside.look(index, &node.view, is_damaged).map_err(|failure| failure.at(self.schedule.now()))
     }
 
     fn carry_out(&mut self, index: usize) -> Result<(), Failure> {
@@ -442,6 +443,7 @@ impl<C: Core> World<C> {
             let socket = self.network.dial(Site(index), Site(peer), Port::Peers, &mut self.schedule);
             self.nodes[index].process.as_mut().expect("runs").add_link(dial.link, socket);
         }
+        self.check_acknowledged(index, &effects.peer_sends)?;
         let process = self.nodes[index].process.as_mut().expect("runs");
         for send in effects.peer_sends.drain(..) {
             if let Some(socket) = process.links.get(&send.link) {

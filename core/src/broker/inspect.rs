@@ -76,8 +76,10 @@ pub struct GroupInspection {
     pub role: Role,
     pub term: Term,
     pub leader: Option<ReplicaId>,
-    /// Who belongs to the group as of `applied`. Only if looked at deeply.
+    /// Who belongs to the group as of `applied`. Only of a leader, or if looked at deeply.
     pub membership: Option<Membership>,
+    /// A change of members is proposed and not in force, or joint.
+    pub changing: bool,
     /// A leader that has applied its own first entry.
     pub serving: bool,
     pub commit: LogIndex,
@@ -119,7 +121,8 @@ impl Broker {
                 role: group.role(),
                 term: group.term(),
                 leader: group.leader(),
-                membership: deep.then(|| group.membership().clone()),
+                membership: (deep || group.is_leader()).then(|| group.membership().clone()),
+                changing: group.is_changing(),
                 serving: replica.is_serving(),
                 commit: group.commit_index(),
                 applied: group.applied(),

@@ -66,7 +66,7 @@ impl Group {
         if !self.is_leader() {
             return Err(MembershipError::NotLeader { leader: self.leader() });
         }
-        if self.membership.is_joint() || self.node.raft.has_pending_conf() {
+        if self.is_changing() {
             return Err(MembershipError::InProgress);
         }
         self.check_steps(steps)?;
@@ -151,6 +151,11 @@ impl Group {
             };
             takes_entries && progress.recently_active && progress.matched >= self.applied
         })
+    }
+
+    /// Whether a change of members is under way as far as this replica knows: proposed and not applied, or not ended.
+    pub fn is_changing(&self) -> bool {
+        self.membership.is_joint() || self.node.raft.has_pending_conf()
     }
 
     fn append_change(&mut self, change: &ConfChangeV2) -> Result<(Term, LogIndex), ProposeError> {

@@ -6,11 +6,11 @@
 
 use bytes::{BufMut, Bytes};
 use prost::{Message as _, encoding};
-use raft::prelude::{Entry, Message};
+use raft::prelude::{Entry, Message, MessageType};
 
 use crate::{
     config::Endpoint,
-    ids::{DirectoryId, GroupId, LinkId, ReplicaId, Uuid, WriteNumber},
+    ids::{DirectoryId, GroupId, LinkId, LogIndex, ReplicaId, Uuid, WriteNumber},
     limits,
     replication::peer::frame::{Cursor, FrameBuilder, SECTION_HEADER_BYTES},
 };
@@ -117,6 +117,13 @@ impl SectionKind {
 }
 
 impl Section {
+    /// What a replica says with it to hold durably: its log up to and including this entry.
+    pub fn acknowledges(&self) -> Option<(Envelope, LogIndex)> {
+        let Self::Raft(envelope, message) = self else { return None };
+        let accepts = message.msg_type == MessageType::MsgAppendResponse as i32 && !message.reject;
+        accepts.then_some((*envelope, LogIndex(message.index)))
+    }
+
     pub(super) fn decode(kind: SectionKind, body: Bytes) -> Result<Self, SectionError> {
         let mut cursor = Cursor::new(body);
         let section = match kind {

@@ -7,7 +7,7 @@ use raft::prelude::{Entry, EntryType, Message, MessageType, Snapshot};
 use super::*;
 use crate::{
     config::Endpoint,
-    ids::{DirectoryId, GroupId, ReplicaId},
+    ids::{DirectoryId, GroupId, LogIndex, ReplicaId},
     replication::peer::section::{self, ControlKind, Envelope, Hello, RaftSection, Seen},
 };
 
@@ -87,6 +87,25 @@ fn sections(frame: &Frame) -> Result<Vec<Section>, FrameError> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn what_a_replica_says_to_hold_can_be_read_off_a_frame() {
+    let response = |index, reject| Message {
+        msg_type: MessageType::MsgAppendResponse as i32,
+        from: 11,
+        to: 12,
+        index,
+        reject,
+        ..Message::default()
+    };
+    let mut frame = FrameBuilder::new();
+    raft(&mut frame, append(&[]));
+    raft(&mut frame, response(104, true));
+    raft(&mut frame, response(103, false));
+    let frame = Frame::decode(delivered(&frame.finish(&header()))).unwrap();
+    let acknowledged: Vec<_> = sections(&frame).unwrap().iter().filter_map(Section::acknowledges).collect();
+    assert_eq!(acknowledged, [(envelope(), LogIndex(103))]);
 }
 
 #[test]
