@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(merged(&copies[..2], crc).as_ref(), Some(&sound));
         assert_eq!(merged(&[copies[0].clone(), copies[2].clone()], crc), None, "one block is sound nowhere");
         assert_eq!(merged(&copies[..1], crc), None);
-        assert_eq!(merged(&[sound.clone()], crc).as_ref(), Some(&sound));
+        assert_eq!(merged(std::slice::from_ref(&sound), crc).as_ref(), Some(&sound));
         assert_eq!(merged(&[], crc), None);
     }
 
