@@ -23,16 +23,15 @@ struct Choice {
 pub(super) fn merge(copies: &[&[u8]], length: usize, crc: u32) -> Option<Vec<u8>> {
     assert!(copies.iter().all(|copy| copy.len() <= length), "copies are of the same bytes");
     let first = *copies.iter().find(|copy| copy.len() == length)?;
-    let blocks = choices(first, copies);
+    let whole = crc32c::crc32c(first);
+    let blocks = choices(first, whole, copies);
     let number = blocks.values().try_fold(1usize, |number, choices| number.checked_mul(choices.len()));
     number.filter(|number| *number <= CHOICES_MAX)?;
     let mut found = None;
     let mut chosen = vec![0; blocks.len()];
     loop {
         let changes = blocks.values().zip(&chosen).map(|(choices, choice)| choices[*choice].change);
-        if changes.fold(crc32c::crc32c(first), |sum, change| sum ^ change) == crc
-            && found.replace(chosen.clone()).is_some()
-        {
+        if changes.fold(whole, |sum, change| sum ^ change) == crc && found.replace(chosen.clone()).is_some() {
             return None;
         }
         if !advance(&mut chosen, &blocks) {
@@ -50,9 +49,8 @@ pub(super) fn merge(copies: &[&[u8]], length: usize, crc: u32) -> Option<Vec<u8>
     Some(merged)
 }
 
-/// Where each block begins in which copies differ, with one choice for each content.
-fn choices(first: &[u8], copies: &[&[u8]]) -> BTreeMap<usize, Vec<Choice>> {
-    let whole = crc32c::crc32c(first);
+/// Where each block begins in which copies differ, with one choice for each content. `whole` is the CRC of the first copy.
+fn choices(first: &[u8], whole: u32, copies: &[&[u8]]) -> BTreeMap<usize, Vec<Choice>> {
     let mut blocks = BTreeMap::new();
     for start in (0..first.len()).step_by(BLOCK_BYTES) {
         let block = start..(start + BLOCK_BYTES).min(first.len());
