@@ -14,6 +14,23 @@ use crate::{
 const BATCH: usize = 900_000;
 
 impl World {
+    /// Three batches, and a node that is down and missed them; the others have them in no log any more. The leader, and
+    /// that node.
+    fn with_a_laggard() -> (Self, NodeId, NodeId) {
+        let mut world = Self::formed(3);
+        let leader = world.create_topic(3);
+        let laggard = world.follower(leader);
+        world.kill(laggard);
+        let connection = world.connect(leader);
+        for value in ["a", "b", "c"] {
+            assert_eq!(world.produce(connection, batch(&[value])).error_code, ErrorCode::None);
+        }
+        world.run_for(Duration::from_secs(2));
+        let others: Vec<NodeId> = world.nodes.keys().copied().filter(|node| *node != laggard).collect();
+        others.iter().for_each(|node| world.compact_on(*node, GROUP));
+        (world, leader, laggard)
+    }
+
     /// So many batches of 900 kB, and the groups' logs forgotten on all nodes that run.
     fn produce_and_compact(&mut self, batches: usize) {
         let leader = self.run_until_led(GROUP);
@@ -245,19 +262,7 @@ fn a_receiver_that_ends_in_the_middle_goes_on_after_its_start() {
 #[test]
 fn a_receiver_may_end_at_any_moment_of_its_switch() {
     for moment in 0..40 {
-        let mut world = World::formed(3);
-        let leader = world.create_topic(3);
-        let laggard = world.follower(leader);
-        world.kill(laggard);
-        let connection = world.connect(leader);
-        for value in ["a", "b", "c"] {
-            assert_eq!(world.produce(connection, batch(&[value])).error_code, ErrorCode::None);
-        }
-        world.run_for(Duration::from_secs(2));
-        world.compact_on(leader, GROUP);
-        let others: Vec<NodeId> =
-            world.nodes.keys().copied().filter(|node| ![leader, laggard].contains(node)).collect();
-        others.iter().for_each(|node| world.compact_on(*node, GROUP));
+        let (mut world, leader, laggard) = World::with_a_laggard();
         world.start(laggard);
         let is_receiving = |world: &World| {
             world.nodes[&laggard]
@@ -290,16 +295,7 @@ fn a_receiver_may_end_at_any_moment_of_its_switch() {
 /// record of a switch there is not reflected by it: it was acknowledged.
 #[test]
 fn what_a_replica_wrote_after_its_switch_is_there_after_restarts() {
-    let mut world = World::formed(3);
-    let leader = world.create_topic(3);
-    let laggard = world.follower(leader);
-    world.kill(laggard);
-    let connection = world.connect(leader);
-    for value in ["a", "b", "c"] {
-        assert_eq!(world.produce(connection, batch(&[value])).error_code, ErrorCode::None);
-    }
-    world.run_for(Duration::from_secs(2));
-    world.compact();
+    let (mut world, leader, laggard) = World::with_a_laggard();
     world.nodes.get_mut(&laggard).unwrap().disk.has_no_room_for_checkpoints = true;
     world.start(laggard);
     world.run_until("it took the state over", |world| world.inspect(laggard).received > 0);
